@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/memory/bus_error.h"
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <string_view>
+
+#include <sys/prctl.h>
+#include <unistd.h>
+
+namespace vireo {
+
+namespace {
+
+constexpr int kExitSystem = 71;
+constexpr std::size_t kMaxRegions = 8;
+
+// A signal handler has no argument of ours, hence these; written before any thread starts.
+struct WatchedRegion {
+  const std::byte* start = nullptr;
+  const std::byte* end = nullptr;
+};
+struct Watch {
+  WatchedRegion regions[kMaxRegions];
+  void (*at_exit)() = nullptr;
+};
+Watch g_watch;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+std::atomic<std::size_t> g_region_count{
+    0};  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+
+void say(std::string_view text) {
+  // Nothing can be done about a stderr that does not take it.
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+}
+
+void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
+  const auto* const address = static_cast<const std::byte*>(info->si_addr);
+  const std::size_t count = g_region_count.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (address < g_watch.regions[i].start || address >= g_watch.regions[i].end) {
+      continue;
+    }
+    if (g_watch.at_exit != nullptr) {
+      g_watch.at_exit();
+    }
+    if (info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO) {
+      say("vireo: guest memory: the host reports a hardware memory error in it\n");
+    } else {
+      say("vireo: guest memory: the host could not provide a page (huge pages exhausted, or the "
+          "file behind it truncated)\n");
+    }
+    ::_exit(kExitSystem);
+  }
+  // Not guest memory: a fault of ours, which dies as it would have without us.
+  ::signal(signal, SIG_DFL);
+  ::raise(signal);
+}
+
+}  // namespace
+
+Result<> watch_bus_errors(const GuestMemory& memory, void (*at_exit)()) {
+  CHECK(memory.regions().size() <= kMaxRegions);
+  std::size_t count = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    g_watch.regions[count++] = {region.host.data(), region.host.data() + region.host.size()};
+  }
+  g_watch.at_exit = at_exit;
+  g_region_count.store(count, std::memory_order_release);
+
+  struct sigaction action = {};
+  action.sa_sigaction = on_bus_error;
+  action.sa_flags = SA_SIGINFO;
+  if (::sigaction(SIGBUS, &action, nullptr) < 0) {
+    return fail_errno(errno, "sigaction SIGBUS");
+  }
+  return {};
+}
+
+void forget_bus_errors() {
+  g_region_count.store(0, std::memory_order_release);
+}
+
+}  // namespace vireo

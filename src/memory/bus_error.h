@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// SIGBUS in guest memory (huge pages that ran out, a truncated file behind it, a memory error)
+// becomes one line that says so and exit status 71, never a bare death by signal.
+#pragma once
+
+#include "src/base/error.h"
+#include "src/memory/guest_memory.h"
+
+namespace vireo {
+
+/// Installs the handler for `memory`, which must live until forget_bus_errors(). Main thread,
+/// before any other thread starts; one GuestMemory per process.
+///
+/// `at_exit` runs in the signal handler before the process ends (the terminal is restored there):
+/// async-signal-safe functions only.
+Result<> watch_bus_errors(const GuestMemory& memory, void (*at_exit)());
+void forget_bus_errors();
+
+}  // namespace vireo

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/memory/guest_memory.h"
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <linux/memfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+#include "src/base/log.h"
+
+namespace vireo {
+
+namespace {
+
+constexpr std::uint64_t k2MiB = std::uint64_t{2} << 20;
+constexpr std::uint64_t k1GiB = std::uint64_t{1} << 30;
+
+/// What mmap and memfd_create need to know of a size of huge pages.
+struct HugeTlb {
+  std::uint64_t page_size;
+  int mmap_flags;
+  unsigned memfd_flags;
+  const char* name;
+};
+
+/// Nothing where RAM is made of ordinary pages.
+std::optional<HugeTlb> hugetlb_of(HugePages huge_pages) {
+  switch (huge_pages) {
+    case HugePages::k2M:
+      return HugeTlb{k2MiB, MAP_HUGETLB | (21 << MAP_HUGE_SHIFT), MFD_HUGETLB | MFD_HUGE_2MB, "2M"};
+    case HugePages::k1G:
+      return HugeTlb{k1GiB, MAP_HUGETLB | (30 << MAP_HUGE_SHIFT), MFD_HUGETLB | MFD_HUGE_1GB, "1G"};
+    case HugePages::kOff:
+    case HugePages::kTransparent:
+      return std::nullopt;
+  }
+  std::unreachable();
+}
+
+/// Address space for `range`, congruent to it modulo `alignment` (a power of two).
+Result<Mapping> reserve(const GuestRange& range, std::uint64_t alignment) {
+  TRY_ASSIGN(Mapping mapping, Mapping::create(range.size() + alignment, PROT_NONE,
+                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+                                              "reserving address space for guest memory"));
+  const auto start = reinterpret_cast<std::uint64_t>(mapping.data());
+  mapping.trim((range.start().value() - start) & (alignment - 1), range.size());
+  return mapping;
+}
+
+Error no_memory(int errnum, const GuestRange& range, const std::optional<HugeTlb>& hugetlb) {
+  const std::uint64_t mebibytes = range.size() >> 20;
+  if (hugetlb) {
+    return Error::from_errno(
+        errnum, fmt::format("machine.hugepages = \"{0}\": {1} MiB of huge pages are not to be had "
+                            "(see nr_hugepages of that size under /sys/kernel/mm/hugepages)",
+                            hugetlb->name, mebibytes));
+  }
+  return Error::from_errno(errnum, fmt::format("machine.memory: mapping {} MiB", mebibytes));
+}
+
+/// Puts RAM of the wanted kind over a reserved range.
+Result<> back_with_ram(const Mapping& reserved, const GuestRange& range,
+                       const GuestMemoryConfig& config) {
+  const std::optional<HugeTlb> hugetlb = hugetlb_of(config.huge_pages);
+  int flags = MAP_FIXED;
+  UniqueFd memfd;
+  if (config.shared) {
+    flags |= MAP_SHARED;
+    memfd =
+        UniqueFd(::memfd_create("vireo-ram", MFD_CLOEXEC | (hugetlb ? hugetlb->memfd_flags : 0U)));
+    if (!memfd || ::ftruncate(memfd.get(), static_cast<off_t>(range.size())) < 0) {
+      return std::unexpected(no_memory(errno, range, hugetlb));
+    }
+  } else {
+    // Overcommitted on purpose: a guest of 1 TiB costs what it touches. Huge pages are the
+    // exception, since touching one that is not there is a bus error.
+    flags |= MAP_PRIVATE | MAP_ANONYMOUS | (hugetlb ? hugetlb->mmap_flags : MAP_NORESERVE);
+  }
+  void* const data = ::mmap(reserved.data(), reserved.size(), PROT_READ | PROT_WRITE, flags,
+                            memfd ? memfd.get() : -1, 0);
+  if (data == MAP_FAILED) {
+    return std::unexpected(no_memory(errno, range, hugetlb));
+  }
+  return {};
+}
+
+Result<> advise(const Mapping& mapping, int advice, const char* setting) {
+  if (::madvise(mapping.data(), mapping.size(), advice) < 0) {
+    return fail_errno(errno, fmt::format("{}: the kernel refuses madvise", setting));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const GuestRange> ranges,
+                                                         const GuestMemoryConfig& config) {
+  auto memory = std::unique_ptr<GuestMemory>(new GuestMemory());
+  const std::optional<HugeTlb> hugetlb = hugetlb_of(config.huge_pages);
+  for (const GuestRange& range : ranges) {
+    if (hugetlb && range.size() % hugetlb->page_size != 0) {
+      return fail(ErrorCode::kConfig,
+                  fmt::format("machine.memory: {} MiB is not a multiple of machine.hugepages = "
+                              "\"{}\"",
+                              range.size() >> 20, hugetlb->name));
+    }
+    TRY_ASSIGN(Mapping mapping,
+               reserve(range, config.huge_pages == HugePages::k1G ? k1GiB : k2MiB));
+    TRY(back_with_ram(mapping, range, config));
+    if (config.huge_pages == HugePages::kTransparent) {
+      TRY(advise(mapping, MADV_HUGEPAGE, "machine.hugepages = \"transparent\""));
+    }
+    if (config.mergeable) {
+      TRY(advise(mapping, MADV_MERGEABLE, "machine.mergeable"));
+    }
+    // Guest memory is large and holds secrets: it never goes into a core dump.
+    TRY(advise(mapping, MADV_DONTDUMP, "guest memory"));
+    if (config.prefault && ::madvise(mapping.data(), mapping.size(), MADV_POPULATE_WRITE) < 0) {
+      return fail_errno(errno, fmt::format("machine.prefault: {} MiB", range.size() >> 20));
+    }
+    memory->regions_.push_back({range, mapping.bytes()});
+    memory->mappings_.push_back(std::move(mapping));
+  }
+  return memory;
+}
+
+std::unique_ptr<GuestMemory> GuestMemory::adopt(GuestAddress start, std::span<std::byte> host) {
+  auto memory = std::unique_ptr<GuestMemory>(new GuestMemory());
+  const std::optional<GuestRange> range = GuestRange::create(start, host.size());
+  CHECK(range.has_value());
+  memory->regions_.push_back({*range, host});
+  return memory;
+}
+
+std::uint64_t GuestMemory::size() const {
+  std::uint64_t size = 0;
+  for (const Region& region : regions_) {
+    size += region.range.size();
+  }
+  return size;
+}
+
+GuestAddress GuestMemory::end() const {
+  return regions_.empty() ? GuestAddress(0) : regions_.back().range.end();
+}
+
+std::optional<std::span<std::byte>> GuestMemory::slice(GuestAddress address,
+                                                       std::uint64_t size) const {
+  for (const Region& region : regions_) {
+    if (address < region.range.start() || address > region.range.end()) {
+      continue;
+    }
+    const std::uint64_t offset = address.value() - region.range.start().value();
+    if (size <= region.range.size() - offset) {
+      return region.host.subspan(offset, size);
+    }
+  }
+  return std::nullopt;
+}
+
+bool GuestMemory::write(GuestAddress address, std::span<const std::byte> bytes) {
+  const auto target = slice(address, bytes.size());
+  if (!target) {
+    return false;
+  }
+  std::memcpy(target->data(), bytes.data(), bytes.size());
+  return true;
+}
+
+bool GuestMemory::read(GuestAddress address, std::span<std::byte> bytes) const {
+  const auto source = slice(address, bytes.size());
+  if (!source) {
+    return false;
+  }
+  std::memcpy(bytes.data(), source->data(), bytes.size());
+  return true;
+}
+
+void GuestMemory::populate(GuestAddress address, std::uint64_t size) const {
+  const auto target = slice(address, size);
+  if (!target || target->empty()) {
+    return;
+  }
+  // madvise wants whole pages; the slots are page-aligned, so rounding stays inside the region.
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const auto start = reinterpret_cast<std::uint64_t>(target->data());
+  const std::uint64_t first = start & ~(page - 1);
+  const std::uint64_t last = (start + target->size() + page - 1) & ~(page - 1);
+  if (::madvise(target->data() - (start - first), last - first, MADV_POPULATE_WRITE) < 0) {
+    // Older kernels, or a lack that the first touch will report.
+    log_debug("memory", "populating {} KiB: errno {}", (last - first) >> 10, errno);
+  }
+}
+
+}  // namespace vireo

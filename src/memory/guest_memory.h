@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guest RAM: the regions that back guest-physical addresses, and the only ways to reach them.
+//
+// Owned by Machine, which registers every region as a KVM memory slot before the irqchip exists
+// and destroys it last. Read by every thread; the set of regions never changes after create().
+//
+// Guest bytes are copied in or out, or handed to the kernel as a span; a span is never parsed in
+// place, because the guest may change it between two reads. An access outside RAM is the guest's
+// mistake, so it is an empty optional or false, never an Error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "src/base/address.h"
+#include "src/base/error.h"
+#include "src/base/fd.h"
+
+namespace vireo {
+
+enum class HugePages : std::uint8_t { kOff, kTransparent, k2M, k1G };
+
+struct GuestMemoryConfig {
+  HugePages huge_pages = HugePages::kOff;
+  bool shared = false;     ///< memfd, MAP_SHARED: needed by what maps RAM in another process
+  bool mergeable = false;  ///< KSM may merge pages
+  bool prefault = false;   ///< touch every page before the guest runs
+};
+
+class GuestMemory {
+ public:
+  struct Region {
+    GuestRange range;
+    std::span<std::byte> host;  ///< as long as the range
+  };
+
+  /// Maps `ranges` (ascending, not overlapping, page-aligned). Host and guest addresses of a region
+  /// are congruent modulo 2 MiB (1 GiB with 1G pages), so that huge pages stay huge in the guest's
+  /// second-level page table. Errors: kSystem where memory or huge pages run out.
+  static Result<std::unique_ptr<GuestMemory>> create(std::span<const GuestRange> ranges,
+                                                     const GuestMemoryConfig& config);
+
+  /// A region over a buffer of the caller's, for tests and fuzz targets.
+  static std::unique_ptr<GuestMemory> adopt(GuestAddress start, std::span<std::byte> host);
+
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+  ~GuestMemory() = default;
+
+  std::span<const Region> regions() const { return regions_; }
+  /// Sum of all regions, in bytes.
+  std::uint64_t size() const;
+  /// First address behind the highest region.
+  GuestAddress end() const;
+
+  /// `size` bytes at `address`, if they lie within one region.
+  std::optional<std::span<std::byte>> slice(GuestAddress address, std::uint64_t size) const;
+
+  /// Copy in and out; false where any byte lies outside one region, and then nothing was copied.
+  [[nodiscard]] bool write(GuestAddress address, std::span<const std::byte> bytes);
+  [[nodiscard]] bool read(GuestAddress address, std::span<std::byte> bytes) const;
+
+  template <typename T>
+  [[nodiscard]] bool write_object(GuestAddress address, const T& value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return write(address, std::as_bytes(std::span(&value, 1)));
+  }
+  template <typename T>
+  std::optional<T> read_object(GuestAddress address) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    T value;
+    if (!read(address, std::as_writable_bytes(std::span(&value, 1)))) {
+      return std::nullopt;
+    }
+    return value;
+  }
+
+  /// Makes the pages of the range present (MADV_POPULATE_WRITE), which is many times cheaper than
+  /// a fault for each. A hint: where the kernel cannot, the pages come at their first touch.
+  void populate(GuestAddress address, std::uint64_t size) const;
+
+ private:
+  GuestMemory() = default;
+
+  std::vector<Mapping> mappings_;
+  std::vector<Region> regions_;
+};
+
+}  // namespace vireo
