@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/kvm/vm.h"
+
+#include <cerrno>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/kvm.h>
+
+#include <fmt/core.h>
+
+namespace vireo {
+
+namespace {
+
+/// An interrupt line behind an eventfd that KVM listens on.
+class IrqfdInterrupt final : public Interrupt {
+ public:
+  explicit IrqfdInterrupt(UniqueFd eventfd) : eventfd_(std::move(eventfd)) {}
+  void raise() override { signal_eventfd(eventfd_.get()); }
+
+ private:
+  UniqueFd eventfd_;
+};
+
+Result<UniqueFd> open_kvm(const std::string& device) {
+  auto fd = open_file(device, O_RDWR);
+  if (fd) {
+    return fd;
+  }
+  const Error& error = fd.error();
+  if (error.code() == ErrorCode::kPermission) {
+    return fail(ErrorCode::kPermission,
+                error.message() +
+                    " (add the user to the group that owns it, or pass it a node that "
+                    "the user may open)");
+  }
+  return fail(ErrorCode::kNoKvm, error.message() + " (is KVM enabled and its module loaded?)");
+}
+
+Result<UniqueFd> create_vm(int kvm_fd) {
+  int vm_fd = -1;
+  do {
+    // Interrupted creation leaves nothing behind and is simply tried again.
+    vm_fd = ::ioctl(kvm_fd, KVM_CREATE_VM, 0UL);
+  } while (vm_fd < 0 && errno == EINTR);
+  if (vm_fd < 0) {
+    return fail_errno(errno, "KVM_CREATE_VM");
+  }
+  return UniqueFd(vm_fd);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<KvmVm>> KvmVm::create(const std::string& device,
+                                             std::span<const KvmCapability> required) {
+  auto vm = std::unique_ptr<KvmVm>(new KvmVm());
+  TRY_ASSIGN(vm->kvm_, open_kvm(device));
+  const int version = ::ioctl(vm->kvm_.get(), KVM_GET_API_VERSION, 0UL);
+  if (version != KVM_API_VERSION) {
+    return fail(ErrorCode::kNoKvm,
+                fmt::format("{} is not a KVM device of API version {}", device, KVM_API_VERSION));
+  }
+  for (const KvmCapability& capability : required) {
+    if (::ioctl(vm->kvm_.get(), KVM_CHECK_EXTENSION,
+                static_cast<unsigned long>(capability.number)) <= 0) {
+      return fail(ErrorCode::kNoKvm,
+                  fmt::format("this host's KVM lacks {}, which vireo needs", capability.name));
+    }
+  }
+  TRY_ASSIGN(const int run_size,
+             try_ioctl(vm->kvm_.get(), KVM_GET_VCPU_MMAP_SIZE, 0UL, "KVM_GET_VCPU_MMAP_SIZE"));
+  vm->run_size_ = static_cast<std::size_t>(run_size);
+  TRY_ASSIGN(vm->vm_, create_vm(vm->kvm_.get()));
+  return vm;
+}
+
+Result<> KvmVm::add_memory(const GuestMemory& memory) {
+  std::uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    const kvm_userspace_memory_region argument = {
+        .slot = slot++,
+        .flags = 0,
+        .guest_phys_addr = region.range.start().value(),
+        .memory_size = region.range.size(),
+        .userspace_addr = reinterpret_cast<std::uint64_t>(region.host.data()),
+    };
+    TRY(try_ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &argument,
+                  fmt::format("machine.memory: KVM refuses a slot of {} MiB at {:#x}",
+                              region.range.size() >> 20, region.range.start().value())));
+  }
+  return {};
+}
+
+Result<std::unique_ptr<Interrupt>> KvmVm::create_interrupt(std::uint32_t gsi) {
+  TRY_ASSIGN(UniqueFd eventfd, create_eventfd());
+  kvm_irqfd argument = {};
+  argument.fd = static_cast<std::uint32_t>(eventfd.get());
+  argument.gsi = gsi;
+  TRY(try_ioctl(vm_.get(), KVM_IRQFD, &argument, fmt::format("KVM_IRQFD for interrupt {}", gsi)));
+  return std::make_unique<IrqfdInterrupt>(std::move(eventfd));
+}
+
+int KvmVm::check_extension(int capability) const {
+  return ::ioctl(vm_.get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
+}
+
+}  // namespace vireo

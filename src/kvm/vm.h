@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The KVM virtual machine: /dev/kvm, the VM descriptor, memory slots, interrupt lines.
+//
+// Owned by Machine. Set up on the main thread in this order, because a slot that changes soon after
+// something joined KVM's I/O buses waits for a grace period of milliseconds:
+//   1. create()        2. add_memory()        3. arch: irqchip        4. create_interrupt(), vCPUs
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "src/base/error.h"
+#include "src/base/fd.h"
+#include "src/bus/interrupt.h"
+#include "src/memory/guest_memory.h"
+
+namespace vireo {
+
+/// A KVM capability that vireo cannot do without, for a message that names it.
+struct KvmCapability {
+  int number;        ///< KVM_CAP_…
+  const char* name;  ///< the same as text
+};
+
+class KvmVm {
+ public:
+  /// Opens `device` (normally /dev/kvm) and creates a VM. Errors: kNoKvm where it is missing, is no
+  /// KVM, or lacks one of `required`; kPermission where it may not be opened.
+  static Result<std::unique_ptr<KvmVm>> create(const std::string& device,
+                                               std::span<const KvmCapability> required);
+
+  /// Registers every region of `memory`, which must outlive this object, as a memory slot.
+  Result<> add_memory(const GuestMemory& memory);
+
+  /// An edge on global system interrupt `gsi`, by irqfd; after the irqchip exists. The object must
+  /// not outlive this one.
+  Result<std::unique_ptr<Interrupt>> create_interrupt(std::uint32_t gsi);
+
+  /// The VM descriptor and the one of /dev/kvm; owned by this object.
+  int fd() const { return vm_.get(); }
+  int kvm_fd() const { return kvm_.get(); }
+  /// KVM_CHECK_EXTENSION on the VM: 0 where it is absent.
+  int check_extension(int capability) const;
+  /// Size in bytes of the kvm_run area of a vCPU.
+  std::size_t run_size() const { return run_size_; }
+
+ private:
+  KvmVm() = default;
+
+  UniqueFd kvm_;
+  UniqueFd vm_;
+  std::size_t run_size_ = 0;
+};
+
+}  // namespace vireo
