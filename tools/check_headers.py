@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles each header of the tree alone: a header includes what it needs.
+
+usage: check_headers.py ROOT [COMPILER]    exit 0: all compile; 1: the first errors of each that does not
+"""
+import concurrent.futures
+import os
+import pathlib
+import subprocess
+import sys
+
+
+def check(root, compiler, header):
+    command = [compiler, "-std=c++23", "-fsyntax-only", "-D_GNU_SOURCE", "-DFMT_HEADER_ONLY", "-I",
+               str(root), "-x", "c++", "-include", str(header), "/dev/null"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return header, done.returncode, "\n".join(done.stderr.splitlines()[:6])
+
+
+def main():
+    root = pathlib.Path(sys.argv[1]).resolve()
+    compiler = sys.argv[2] if len(sys.argv) > 2 else "c++"
+    headers = [header for top in ("src", "devices", "arch", "boot", "tools")
+               for header in sorted((root / top).rglob("*.h"))]
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for header, status, errors in pool.map(lambda h: check(root, compiler, h), headers):
+            if status != 0:
+                failed += 1
+                print(f"{header.relative_to(root)} does not compile alone:\n{errors}")
+    print(f"{len(headers)} headers, {failed} fail")
+    return 1 if failed or not headers else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
