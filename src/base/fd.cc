@@ -39,7 +39,7 @@ Result<UniqueFd> open_file(const std::string& path, int flags, mode_t mode) {
 }
 
 Result<UniqueFd> create_eventfd() {
-  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  const int fd = ::eventfd(0, EFD_CLOEXEC);
   if (fd < 0) {
     return fail_errno(errno, "eventfd");
   }
@@ -52,7 +52,7 @@ void signal_eventfd(int fd) {
   do {
     written = ::write(fd, &one, sizeof(one));
   } while (written < 0 && errno == EINTR);
-  CHECK(written == sizeof(one) || errno == EAGAIN);
+  CHECK(written == sizeof(one));
 }
 
 Result<> read_full_at(int fd, std::span<std::byte> buffer, std::uint64_t offset) {

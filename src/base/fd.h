@@ -41,9 +41,11 @@ class UniqueFd {
 /// open(2) with O_CLOEXEC; the error names the path.
 Result<UniqueFd> open_file(const std::string& path, int flags, mode_t mode = 0);
 
-/// A counter eventfd (non-blocking, close-on-exec): kicks in, interrupts out.
+/// A counter eventfd, close-on-exec: kicks in, interrupts out. Blocking, because io_uring answers
+/// EAGAIN for a READ of a non-blocking one instead of waiting.
 Result<UniqueFd> create_eventfd();
-/// Adds 1 to an eventfd. Any thread. A full counter is already a pending signal, so never fails.
+/// Adds 1 to an eventfd. Any thread. Never blocks in practice: the counter would have to reach
+/// 2^64-2.
 void signal_eventfd(int fd);
 
 /// Reads exactly buffer.size() bytes at `offset`; a file that ends before is kBadInput.

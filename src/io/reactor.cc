@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/io/reactor.h"
+
+#include <cerrno>
+#include <condition_variable>
+#include <mutex>
+#include <span>
+#include <utility>
+
+#include "src/base/log.h"
+
+namespace vireo {
+
+namespace {
+
+/// Completions served before tasks get their turn, so that neither starves the other.
+constexpr unsigned kBatch = 64;
+
+}  // namespace
+
+Result<std::unique_ptr<Reactor>> Reactor::create(const Ring::Config& config) {
+  auto reactor = std::unique_ptr<Reactor>(new Reactor());
+  TRY(reactor->ring_.create(config));
+  TRY_ASSIGN(reactor->wake_fd_, create_eventfd());
+  reactor->wake_op_.bind<Reactor, &Reactor::on_wake>(reactor.get());
+  return reactor;
+}
+
+Reactor::~Reactor() {
+  close();
+}
+
+void Reactor::close() {
+  closing_ = true;
+  ring_.cancel(wake_op_);
+  while (wake_op_.in_flight() && turn(true)) {
+  }
+}
+
+Result<> Reactor::start() {
+  TRY(ring_.enable());
+  arm_wake();
+  return {};
+}
+
+Result<> Reactor::run() {
+  while (!stopping_.load(std::memory_order_acquire)) {
+    TRY(turn(posted_.load(std::memory_order_acquire) == nullptr));
+  }
+  return {};
+}
+
+bool Reactor::drain(std::uint64_t limit_ns) {
+  Timer limit(*this);
+  struct Expiry {
+    void expire() { expired = true; }
+    bool expired = false;
+  } expiry;
+  limit.bind<Expiry, &Expiry::expire>(&expiry);
+  limit.arm(limit_ns);
+  const auto others = [&] {
+    return ring_.in_flight() - (wake_op_.in_flight() ? 1U : 0U) - (limit.in_flight() ? 1U : 0U);
+  };
+  while (others() > 0 && !expiry.expired &&
+         turn(posted_.load(std::memory_order_acquire) == nullptr)) {
+  }
+  limit.cancel();
+  while (limit.in_flight() && turn(true)) {
+  }
+  return others() == 0;
+}
+
+void Reactor::stop() {
+  stopping_.store(true, std::memory_order_release);
+  signal_eventfd(wake_fd_.get());
+}
+
+void Reactor::post(Task& task) {
+  if (task.queued_.exchange(true, std::memory_order_acq_rel)) {
+    return;
+  }
+  Task* head = posted_.load(std::memory_order_relaxed);
+  do {
+    task.next_ = head;
+  } while (!posted_.compare_exchange_weak(head, &task, std::memory_order_release,
+                                          std::memory_order_relaxed));
+  // Whoever finds the list empty wakes the loop; later posters ride on that wake-up.
+  if (head == nullptr) {
+    signal_eventfd(wake_fd_.get());
+  }
+}
+
+void Reactor::call_and_wait(Task& task) {
+  struct Call {
+    void run() {
+      inner->run_(inner->owner_);
+      const std::scoped_lock lock(mutex);
+      finished = true;
+      changed.notify_all();
+    }
+    Task* inner = nullptr;
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool finished = false;
+  };
+  Call call;
+  call.inner = &task;
+  Task outer;
+  outer.bind<Call, &Call::run>(&call);
+  post(outer);
+  std::unique_lock lock(call.mutex);
+  call.changed.wait(lock, [&call] { return call.finished; });
+}
+
+Result<> Reactor::turn(bool wait) {
+  TRY(ring_.submit(wait));
+  ring_.run_completions(kBatch);
+  run_tasks();
+  return {};
+}
+
+void Reactor::run_tasks() {
+  Task* stack = posted_.exchange(nullptr, std::memory_order_acquire);
+  Task* in_order = nullptr;
+  while (stack != nullptr) {
+    Task* const next = stack->next_;
+    stack->next_ = in_order;
+    in_order = std::exchange(stack, next);
+  }
+  while (in_order != nullptr) {
+    Task* const task = std::exchange(in_order, in_order->next_);
+    const auto run = task->run_;
+    void* const owner = task->owner_;
+    // Cleared first: posted again from here on, it runs again; and its owner may end it in run().
+    task->queued_.store(false, std::memory_order_release);
+    run(owner);
+  }
+}
+
+void Reactor::arm_wake() {
+  // A READ and not a poll: it takes the count along, where a poll would complete again at once.
+  ring_.prep_read(wake_op_, wake_fd_.get(), std::as_writable_bytes(std::span(&wake_count_, 1)),
+                  Ring::kNoOffset);
+}
+
+void Reactor::on_wake(Op& /*op*/, Completion /*completion*/) {
+  if (!closing_) {
+    arm_wake();
+  }
+}
+
+void Timer::arm(std::uint64_t after_ns) {
+  deadline_ns_ = monotonic_ns() + after_ns;
+  armed_ = true;
+  if (op_.in_flight()) {
+    // Its completion finds the new deadline and goes on from there.
+    reactor_.ring().cancel(op_);
+    return;
+  }
+  when_.tv_sec = static_cast<std::int64_t>(deadline_ns_ / 1'000'000'000);
+  when_.tv_nsec = static_cast<std::int64_t>(deadline_ns_ % 1'000'000'000);
+  reactor_.ring().prep_timeout(op_, when_);
+}
+
+void Timer::cancel() {
+  armed_ = false;
+  reactor_.ring().cancel(op_);
+}
+
+void Timer::on_timeout(Op& /*op*/, Completion completion) {
+  if (!armed_) {
+    return;
+  }
+  const std::uint64_t now = monotonic_ns();
+  if (completion.result != -ETIME && now < deadline_ns_) {
+    arm(deadline_ns_ - now);
+    return;
+  }
+  armed_ = false;
+  fire_(owner_);
+}
+
+}  // namespace vireo

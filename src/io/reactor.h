@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loop that everything waits in: one io_uring on one thread.
+//
+// Owned by Machine; nothing finds a reactor except through what it was handed at its activation.
+// Every call belongs to the reactor's thread except post(), call_and_wait() and stop(), which any
+// other thread may make.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "src/base/error.h"
+#include "src/base/fd.h"
+#include "src/io/ring.h"
+
+namespace vireo {
+
+/// Work handed to a reactor from another thread; owned by its poster and never moved. Posted again
+/// before it ran, it runs once; posted while it runs, it runs again.
+class Task {
+ public:
+  Task() = default;
+  Task(const Task&) = delete;
+  Task& operator=(const Task&) = delete;
+  ~Task() { CHECK(!queued_.load(std::memory_order_acquire)); }
+
+  template <typename T, void (T::*Member)()>
+  void bind(T* owner) {
+    owner_ = owner;
+    run_ = [](void* object) { (static_cast<T*>(object)->*Member)(); };
+  }
+
+ private:
+  friend class Reactor;
+
+  void (*run_)(void*) = nullptr;
+  void* owner_ = nullptr;
+  std::atomic<bool> queued_ = false;
+  Task* next_ = nullptr;
+};
+
+class Reactor {
+ public:
+  /// Creates the reactor with its ring disabled. Any thread.
+  static Result<std::unique_ptr<Reactor>> create(const Ring::Config& config);
+  Reactor(const Reactor&) = delete;
+  Reactor& operator=(const Reactor&) = delete;
+  ~Reactor();
+
+  /// Binds the reactor to the calling thread and enables its ring. Once, before run().
+  Result<> start();
+  /// Serves completions and tasks until stop(). An error means that io_uring itself failed.
+  Result<> run();
+  /// Serves completions and tasks until no Op but the reactor's own is in flight; cancelling what
+  /// would never complete is its owner's part. Gives up after `limit_ns` and says false.
+  bool drain(std::uint64_t limit_ns);
+
+  /// Ends the reactor's own wait. The last call on the reactor's thread, where that is not the one
+  /// that destroys it; the destructor does it otherwise.
+  void close();
+
+  /// Lets run() return after its present turn. Any thread, and before run() too.
+  void stop();
+  /// Runs `task` on the reactor's thread. Any thread; never blocks.
+  void post(Task& task);
+  /// Runs `task` on the reactor's thread and returns when it has run. Any thread but the reactor's;
+  /// the caller holds no lock that the reactor could want.
+  void call_and_wait(Task& task);
+
+  Ring& ring() { return ring_; }
+
+ private:
+  Reactor() = default;
+
+  Result<> turn(bool wait);
+  void run_tasks();
+  void arm_wake();
+  void on_wake(Op& op, Completion completion);
+
+  Ring ring_;
+  UniqueFd wake_fd_;
+  Op wake_op_;
+  std::uint64_t wake_count_ = 0;         // where the wake-up's READ puts the eventfd's value
+  std::atomic<Task*> posted_ = nullptr;  // a stack; run in the order of posting
+  std::atomic<bool> stopping_ = false;
+  bool closing_ = false;  // the wake-up is not armed again
+};
+
+/// A one-shot timer on a reactor. Owned by its user; destroyed only while not armed.
+class Timer {
+ public:
+  explicit Timer(Reactor& reactor) : reactor_(reactor) {
+    op_.bind<Timer, &Timer::on_timeout>(this);
+  }
+
+  template <typename T, void (T::*Member)()>
+  void bind(T* owner) {
+    owner_ = owner;
+    fire_ = [](void* object) { (static_cast<T*>(object)->*Member)(); };
+  }
+
+  /// Fires `after_ns` nanoseconds from now. Armed already, it takes the new time.
+  void arm(std::uint64_t after_ns);
+  /// Does not fire any more. Its Op may stay in flight for a moment: see Reactor::drain().
+  void cancel();
+  bool armed() const { return armed_; }
+  /// Whether the kernel still holds the Op, armed or not.
+  bool in_flight() const { return op_.in_flight(); }
+
+ private:
+  void on_timeout(Op& op, Completion completion);
+
+  Reactor& reactor_;
+  void (*fire_)(void*) = nullptr;
+  void* owner_ = nullptr;
+  Op op_;
+  __kernel_timespec when_ = {};
+  std::uint64_t deadline_ns_ = 0;
+  bool armed_ = false;
+};
+
+}  // namespace vireo

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// One io_uring and the operations on it. Owned by a Reactor, used on its thread only.
+//
+// The caller owns each Op and every buffer that it names; both live, and do not move, until the
+// Op's completion has run, cancelled or not. The ring only links them, so an operation allocates
+// nothing.
+//
+//   Op write_op_;                                        // a member of its owner
+//   write_op_.bind<Console, &Console::on_written>(this); // once
+//   ring.prep_write(write_op_, fd, bytes, kNoOffset);    // goes out at the next turn of the loop
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include <liburing.h>
+
+#include "src/base/error.h"
+
+namespace vireo {
+
+/// What a completion says: the system call's result or -errno, and the CQE's flags
+/// (IORING_CQE_F_MORE: a multishot operation that stays armed).
+struct Completion {
+  std::int32_t result = 0;
+  std::uint32_t flags = 0;
+};
+
+/// One operation, in flight at most once at a time.
+class Op {
+ public:
+  using Done = void (*)(Op&, Completion);
+
+  Op() = default;
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+  ~Op() { CHECK(!in_flight_); }
+
+  /// Names the member function that completions call, and the object it is called on.
+  template <typename T, void (T::*Member)(Op&, Completion)>
+  void bind(T* owner) {
+    owner_ = owner;
+    done_ = [](Op& op, Completion completion) {
+      (static_cast<T*>(op.owner_)->*Member)(op, completion);
+    };
+  }
+
+  /// From prep_*() until just before the completion runs (multishot: the last one).
+  bool in_flight() const { return in_flight_; }
+
+ private:
+  friend class Ring;
+
+  Done done_ = nullptr;
+  void* owner_ = nullptr;
+  bool in_flight_ = false;
+};
+
+/// Parts of io_uring that newer kernels have. Each has a fallback; tests switch them off in turn.
+struct RingFeatures {
+  bool single_issuer = true;  ///< Linux 6.0
+  bool defer_taskrun = true;  ///< Linux 6.1, needs single_issuer
+  bool registered_ring =
+      true;               ///< Linux 5.18: the ring by index, without a lookup of its descriptor
+  bool multishot = true;  ///< Linux 5.19: accept that stays armed
+};
+
+class Ring {
+ public:
+  /// Offset of an operation on what has no position (a pipe, a socket), or at the file's own.
+  static constexpr std::uint64_t kNoOffset = ~std::uint64_t{0};
+
+  struct Config {
+    unsigned entries = 64;  ///< a power of two
+    RingFeatures features;
+    /// The opcodes (IORING_OP_…) that may ever be submitted; empty: all.
+    std::span<const std::uint8_t> allowed_opcodes;
+  };
+
+  Ring() = default;
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+  ~Ring();
+
+  /// Creates the ring, disabled. Where io_uring is forbidden the error says what would allow it.
+  Result<> create(const Config& config);
+  /// Enables it. From here on it belongs to the calling thread (IORING_SETUP_SINGLE_ISSUER).
+  Result<> enable();
+
+  /// What create() got of the features that were asked for.
+  const RingFeatures& features() const { return features_; }
+
+  void prep_read(Op& op, int fd, std::span<std::byte> buffer, std::uint64_t offset);
+  void prep_write(Op& op, int fd, std::span<const std::byte> buffer, std::uint64_t offset);
+  /// Becomes ready once; `events` are POLLIN, ….
+  void prep_poll(Op& op, int fd, unsigned events);
+  /// Accepts connections, close-on-exec, until it fails or is cancelled where multishot is to be
+  /// had, else one: rearm it when the completion lacks IORING_CQE_F_MORE.
+  void prep_accept(Op& op, int fd);
+  /// Completes with -ETIME at `when` (CLOCK_MONOTONIC), which lives as long as the Op is in flight.
+  void prep_timeout(Op& op, __kernel_timespec& when);
+  /// Asks for the early end of `op`, whose completion still comes (mostly with -ECANCELED).
+  void cancel(Op& op);
+
+  /// Operations in flight, cancelled ones included until their completion.
+  unsigned in_flight() const { return in_flight_; }
+
+  /// Submits what was prepared and, if `wait`, sleeps until a completion is there.
+  Result<> submit(bool wait);
+  /// Runs the completions that are there, at most `limit`; returns how many.
+  unsigned run_completions(unsigned limit);
+
+ private:
+  io_uring_sqe* next_sqe();
+  io_uring_sqe* begin(Op& op);
+
+  io_uring ring_ = {};
+  bool created_ = false;
+  RingFeatures features_;
+  unsigned in_flight_ = 0;
+};
+
+}  // namespace vireo

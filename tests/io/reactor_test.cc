@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/io/reactor.h"
+
+#include <array>
+#include <csignal>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "src/base/log.h"
+#include "src/io/signals.h"
+#include "tests/support/catch.h"
+
+namespace vireo {
+namespace {
+
+constexpr std::uint64_t kMillisecond = 1'000'000;
+
+/// The features as they are, and with each of them switched off.
+const std::array kFeatureSets = {
+    RingFeatures{},
+    RingFeatures{.single_issuer = false},
+    RingFeatures{.defer_taskrun = false},
+    RingFeatures{.registered_ring = false},
+    RingFeatures{.multishot = false},
+};
+
+std::unique_ptr<Reactor> started(const Ring::Config& config) {
+  auto reactor = Reactor::create(config);
+  REQUIRE(reactor.has_value());
+  REQUIRE((*reactor)->start().has_value());
+  return std::move(*reactor);
+}
+
+/// Stops its reactor when it has counted to a target.
+struct Counter {
+  Counter(Reactor& on, int until) : reactor(on), target(until) {
+    task.bind<Counter, &Counter::count>(this);
+  }
+  void count() {
+    if (++value == target) {
+      reactor.stop();
+    }
+  }
+
+  Reactor& reactor;
+  int target;
+  int value = 0;
+  Task task;
+};
+
+/// One operation, and what it completed with; stops the reactor at `until` completions.
+struct Probe {
+  explicit Probe(Reactor& on, std::size_t until = 1) : reactor(on), target(until) {
+    op.bind<Probe, &Probe::on_done>(this);
+  }
+  void on_done(Op& /*op*/, Completion completion) {
+    results.push_back(completion);
+    if (results.size() == target) {
+      reactor.stop();
+    }
+  }
+
+  Reactor& reactor;
+  std::size_t target;
+  Op op;
+  std::vector<Completion> results;
+};
+
+TEST_CASE("reactor: tasks posted before and while it runs, with every set of features") {
+  for (const RingFeatures& features : kFeatureSets) {
+    const auto reactor = started({.features = features});
+    Counter early(*reactor, 1);
+    reactor->post(early.task);
+    reactor->post(early.task);  // still waiting: runs once
+    REQUIRE(reactor->run().has_value());
+    CHECK(early.value == 1);
+  }
+}
+
+TEST_CASE("reactor: four threads post, each task runs, call_and_wait waits") {
+  auto reactor_result = Reactor::create({});
+  REQUIRE(reactor_result.has_value());
+  Reactor& reactor = **reactor_result;
+  std::thread loop([&reactor] {
+    if (reactor.start()) {
+      CHECK(reactor.run().has_value());
+      CHECK(reactor.drain(1'000 * kMillisecond));
+      reactor.close();
+    }
+  });
+  struct Sum {
+    void add() { ++total; }
+    int total = 0;
+  };
+  constexpr int kRounds = 500;
+  std::array<Sum, 4> sums;
+  std::vector<std::thread> posters;
+  posters.reserve(sums.size());
+  for (Sum& sum : sums) {
+    posters.emplace_back([&reactor, &sum] {
+      Task task;
+      task.bind<Sum, &Sum::add>(&sum);
+      for (int i = 0; i < kRounds; ++i) {
+        reactor.call_and_wait(task);
+      }
+    });
+  }
+  for (std::thread& poster : posters) {
+    poster.join();
+  }
+  reactor.stop();
+  loop.join();
+  for (const Sum& sum : sums) {
+    CHECK(sum.total == kRounds);
+  }
+}
+
+TEST_CASE("ring: reads wait for their bytes, and a cancelled one completes") {
+  for (const RingFeatures& features : kFeatureSets) {
+    const auto reactor = started({.features = features});
+    std::array<int, 2> ends = {};
+    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
+    const UniqueFd out(ends[0]);
+    const UniqueFd in(ends[1]);
+    std::array<std::byte, 8> buffer = {};
+
+    Probe read(*reactor);
+    reactor->ring().prep_read(read.op, out.get(), buffer, Ring::kNoOffset);
+    Probe write(*reactor, 0);
+    reactor->ring().prep_write(write.op, in.get(), std::as_bytes(std::span("hi", 2)),
+                               Ring::kNoOffset);
+    REQUIRE(reactor->run().has_value());
+    REQUIRE(read.results.size() == 1);
+    CHECK(read.results[0].result == 2);
+    REQUIRE(reactor->drain(1000 * kMillisecond));
+
+    const auto second = started({.features = features});
+    Probe cancelled(*second);
+    second->ring().prep_read(cancelled.op, out.get(), buffer, Ring::kNoOffset);
+    CHECK_FALSE(second->drain(5 * kMillisecond));
+    second->ring().cancel(cancelled.op);
+    CHECK(second->drain(1000 * kMillisecond));
+    REQUIRE(cancelled.results.size() == 1);
+    CHECK((cancelled.results[0].result == -ECANCELED || cancelled.results[0].result == -EINTR));
+  }
+}
+
+TEST_CASE("ring: more operations than the submission queue holds") {
+  const auto reactor = started({.entries = 4});
+  std::array<std::byte, 1> byte = {};
+  const auto zero = open_file("/dev/zero", O_RDONLY);
+  REQUIRE(zero.has_value());
+  std::vector<std::unique_ptr<Probe>> probes;
+  for (int i = 0; i < 100; ++i) {
+    probes.push_back(std::make_unique<Probe>(*reactor, 0));
+    reactor->ring().prep_read(probes.back()->op, zero->get(), byte, 0);
+  }
+  REQUIRE(reactor->drain(5000 * kMillisecond));
+  for (const auto& probe : probes) {
+    REQUIRE(probe->results.size() == 1);
+    CHECK(probe->results[0].result == 1);
+  }
+}
+
+TEST_CASE("ring: an opcode that is not allowed is refused") {
+  const std::array<std::uint8_t, 3> allowed = {IORING_OP_READ, IORING_OP_ASYNC_CANCEL,
+                                               IORING_OP_TIMEOUT};
+  const auto reactor = started({.allowed_opcodes = allowed});
+  const auto null = open_file("/dev/null", O_WRONLY);
+  REQUIRE(null.has_value());
+  Probe write(*reactor);
+  reactor->ring().prep_write(write.op, null->get(), std::as_bytes(std::span("x", 1)), 0);
+  REQUIRE(reactor->run().has_value());
+  REQUIRE(write.results.size() == 1);
+  CHECK(write.results[0].result == -EACCES);
+}
+
+TEST_CASE("ring: accept goes on, with and without multishot") {
+  for (const bool multishot : {true, false}) {
+    const auto reactor = started({.features = {.multishot = multishot}});
+    const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;  // no path: the kernel picks an abstract name
+    REQUIRE(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)) ==
+            0);
+    socklen_t length = sizeof(address);
+    REQUIRE(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length) == 0);
+    REQUIRE(::listen(listener.get(), 4) == 0);
+    struct Acceptor {
+      void on_accept(Op& accepted, Completion completion) {
+        if (completion.result < 0) {
+          return;
+        }
+        clients.emplace_back(completion.result);
+        if (clients.size() == 2) {
+          reactor.stop();
+        } else if ((completion.flags & IORING_CQE_F_MORE) == 0) {
+          reactor.ring().prep_accept(accepted, listener);
+        }
+      }
+      Reactor& reactor;
+      int listener;
+      Op op = {};
+      std::vector<UniqueFd> clients = {};
+    } acceptor{.reactor = *reactor, .listener = listener.get()};
+    acceptor.op.bind<Acceptor, &Acceptor::on_accept>(&acceptor);
+    reactor->ring().prep_accept(acceptor.op, listener.get());
+    std::array<UniqueFd, 2> clients;
+    for (UniqueFd& client : clients) {
+      client = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      REQUIRE(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), length) == 0);
+    }
+    REQUIRE(reactor->run().has_value());
+    CHECK(acceptor.clients.size() == 2);
+    for (const UniqueFd& client : acceptor.clients) {
+      CHECK(client.get() >= 0);
+    }
+    reactor->ring().cancel(acceptor.op);
+    CHECK(reactor->drain(1000 * kMillisecond));
+  }
+}
+
+TEST_CASE("timer: fires in order, is moved, is cancelled") {
+  const auto reactor = started({});
+  std::vector<int> fired;
+  struct Alarm {
+    Alarm(Reactor& on, std::vector<int>& log, int number) : timer(on), fired(log), id(number) {
+      timer.bind<Alarm, &Alarm::fire>(this);
+    }
+    void fire() { fired.push_back(id); }
+    Timer timer;
+    std::vector<int>& fired;
+    int id;
+  };
+  Alarm late(*reactor, fired, 2);
+  Alarm soon(*reactor, fired, 1);
+  Alarm moved(*reactor, fired, 3);
+  Alarm never(*reactor, fired, 4);
+  late.timer.arm(20 * kMillisecond);
+  soon.timer.arm(5 * kMillisecond);
+  moved.timer.arm(1 * kMillisecond);
+  moved.timer.arm(40 * kMillisecond);
+  never.timer.arm(10 * kMillisecond);
+  never.timer.cancel();
+  CHECK(reactor->drain(5000 * kMillisecond));
+  CHECK(fired == std::vector<int>{1, 2, 3});
+}
+
+TEST_CASE("signals: a blocked signal arrives as a completion") {
+  const auto reactor = started({});
+  SignalWatch watch(*reactor);
+  const std::array signals = {SIGUSR2};
+  REQUIRE(watch.open(signals).has_value());
+  struct Receiver {
+    void on_signal(int number) {
+      received.push_back(number);
+      reactor.stop();
+    }
+    Reactor& reactor;
+    std::vector<int> received = {};
+  } receiver{.reactor = *reactor};
+  watch.start<Receiver, &Receiver::on_signal>(&receiver);
+  ::kill(::getpid(), SIGUSR2);
+  REQUIRE(reactor->run().has_value());
+  CHECK(receiver.received == std::vector<int>{SIGUSR2});
+  watch.stop();
+  CHECK(reactor->drain(1000 * kMillisecond));
+}
+
+TEST_CASE("reactor: one ring a thread, three at a time") {
+  std::vector<std::thread> threads;
+  std::array<std::atomic<int>, 3> fired = {};
+  threads.reserve(fired.size());
+  for (std::atomic<int>& count : fired) {
+    threads.emplace_back([&count] {
+      auto reactor = Reactor::create({});
+      if (!reactor || !(*reactor)->start()) {
+        return;
+      }
+      struct Tick {
+        void fire() { ++count; }
+        std::atomic<int>& count;
+      } tick{count};
+      Timer timer(**reactor);
+      timer.bind<Tick, &Tick::fire>(&tick);
+      for (int i = 0; i < 10; ++i) {
+        timer.arm(kMillisecond);
+        (*reactor)->drain(1000 * kMillisecond);
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  for (const std::atomic<int>& count : fired) {
+    CHECK(count == 10);
+  }
+}
+
+}  // namespace
+}  // namespace vireo

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by the tools: installs the Debian packages that a step needs, and only those missing.
+
+# need PACKAGE… : all of them are installed afterwards, or the script ends with one line that says
+# what to install by hand.
+need() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
+      missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "missing packages; as root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  echo "installing ${#missing[@]} packages: ${missing[*]}" >&2
+  local log
+  log=$(mktemp)
+  if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+    --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "could not install: ${missing[*]}" >&2
+    exit 1
+  fi
+  rm -f "$log"
+}
+
+build_packages=(
+  g++ meson ninja-build pkg-config liburing-dev libcli11-dev libtomlplusplus-dev libspdlog-dev
+  nlohmann-json3-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev zlib1g-dev libxxhash-dev
+)
+test_packages=(
+  catch2 python3 acpica-tools cpio busybox-static kmod xz-utils clang-19 clang-format-19
+  clang-tidy-19 libclang-rt-19-dev qemu-system-x86 strace
+)
