@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/legacy/cmos.h"
+
+namespace vireo {
+
+namespace {
+
+// Registers of the MC146818, and the century where ACPI's FADT says it is.
+constexpr std::uint8_t kSeconds = 0x00;
+constexpr std::uint8_t kMinutes = 0x02;
+constexpr std::uint8_t kHours = 0x04;
+constexpr std::uint8_t kDayOfWeek = 0x06;
+constexpr std::uint8_t kDayOfMonth = 0x07;
+constexpr std::uint8_t kMonth = 0x08;
+constexpr std::uint8_t kYear = 0x09;
+constexpr std::uint8_t kStatusA = 0x0a;
+constexpr std::uint8_t kStatusB = 0x0b;
+constexpr std::uint8_t kStatusD = 0x0d;
+constexpr std::uint8_t kCentury = 0x32;
+
+constexpr std::uint8_t kStatusA32kHz = 0x26;  // the usual divider; bit 7, update in progress, is 0
+constexpr std::uint8_t kStatusB24Hours = 0x02;  // BCD numbers, 24 hours
+constexpr std::uint8_t kStatusDValid = 0x80;
+
+constexpr std::uint8_t kIndexMask = 0x7f;  // bit 7 of the index port masks NMIs on a PC
+
+std::uint8_t bcd(int value) {
+  return static_cast<std::uint8_t>(((value / 10) << 4) | (value % 10));
+}
+
+}  // namespace
+
+void Cmos::read(std::uint64_t offset, std::span<std::byte> data) {
+  const std::scoped_lock lock(mutex_);
+  for (std::byte& byte : data) {
+    byte = offset == 0 ? std::byte{0xff} : std::byte{read_register(index_)};
+    offset = 1;
+  }
+}
+
+void Cmos::write(std::uint64_t offset, std::span<const std::byte> data) {
+  const std::scoped_lock lock(mutex_);
+  if (offset == 0) {
+    index_ = std::to_integer<std::uint8_t>(data[0]) & kIndexMask;
+  }
+  // Setting the clock has no effect: it is the host's, as guests of kvmclock expect.
+}
+
+std::uint8_t Cmos::read_register(std::uint8_t index) const {
+  const std::time_t now = now_();
+  std::tm time = {};
+  ::gmtime_r(&now, &time);
+  switch (index) {
+    case kSeconds:
+      return bcd(time.tm_sec);
+    case kMinutes:
+      return bcd(time.tm_min);
+    case kHours:
+      return bcd(time.tm_hour);
+    case kDayOfWeek:
+      return bcd(time.tm_wday + 1);
+    case kDayOfMonth:
+      return bcd(time.tm_mday);
+    case kMonth:
+      return bcd(time.tm_mon + 1);
+    case kYear:
+      return bcd(time.tm_year % 100);
+    case kCentury:
+      return bcd((time.tm_year + 1900) / 100);
+    case kStatusA:
+      return kStatusA32kHz;
+    case kStatusB:
+      return kStatusB24Hours;
+    case kStatusD:
+      return kStatusDValid;
+    default:
+      return 0;
+  }
+}
+
+}  // namespace vireo

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/legacy/i8042.h"
+
+#include <array>
+
+namespace vireo {
+
+namespace {
+
+constexpr std::size_t kMaxOutput = 32;
+
+// Status register.
+constexpr std::uint8_t kStatusOutputFull = 0x01;
+constexpr std::uint8_t kStatusSystemFlag = 0x04;
+constexpr std::uint8_t kStatusUnlocked = 0x10;
+
+// The controller's commands, by their common names.
+constexpr std::uint8_t kCommandReadConfig = 0x20;
+constexpr std::uint8_t kCommandWriteConfig = 0x60;
+constexpr std::uint8_t kCommandAuxDisable = 0xa7;
+constexpr std::uint8_t kCommandAuxTest = 0xa9;
+constexpr std::uint8_t kCommandSelfTest = 0xaa;
+constexpr std::uint8_t kCommandKeyboardTest = 0xab;
+constexpr std::uint8_t kCommandKeyboardDisable = 0xad;
+constexpr std::uint8_t kCommandKeyboardEnable = 0xae;
+constexpr std::uint8_t kCommandWriteOutput = 0xd2;
+constexpr std::uint8_t kCommandWriteAuxOutput = 0xd3;
+constexpr std::uint8_t kCommandWriteAux = 0xd4;
+constexpr std::uint8_t kCommandReset = 0xfe;
+
+constexpr std::uint8_t kConfigKeyboardInterrupt = 0x01;
+constexpr std::uint8_t kConfigKeyboardDisabled = 0x10;
+
+constexpr std::uint8_t kSelfTestPassed = 0x55;
+constexpr std::uint8_t kPortTestPassed = 0x00;
+constexpr std::uint8_t kPortTestClockLow = 0x01;  // how an absent auxiliary port shows
+
+// The keyboard's.
+constexpr std::uint8_t kAcknowledge = 0xfa;
+constexpr std::uint8_t kKeyboardReset = 0xff;
+constexpr std::uint8_t kKeyboardResetDone = 0xaa;
+constexpr std::uint8_t kKeyboardIdentify = 0xf2;
+constexpr std::uint8_t kKeyboardSetLeds = 0xed;
+constexpr std::uint8_t kKeyboardScancodeSet = 0xf0;
+constexpr std::uint8_t kKeyboardSetRate = 0xf3;
+
+}  // namespace
+
+void I8042::Port::read(std::uint64_t /*offset*/, std::span<std::byte> data) {
+  const std::scoped_lock lock(owner_.mutex_);
+  for (std::byte& byte : data) {
+    byte = std::byte{command_ ? owner_.status() : owner_.read_data()};
+  }
+}
+
+void I8042::Port::write(std::uint64_t /*offset*/, std::span<const std::byte> data) {
+  const auto value = std::to_integer<std::uint8_t>(data[0]);
+  if (command_ && value == kCommandReset) {
+    owner_.events_.reset();
+    return;
+  }
+  const std::scoped_lock lock(owner_.mutex_);
+  if (command_) {
+    owner_.write_command(value);
+  } else {
+    owner_.write_data(value);
+  }
+}
+
+bool I8042::send_ctrl_alt_del() {
+  const std::scoped_lock lock(mutex_);
+  if (!self_tested_ || (config_ & kConfigKeyboardDisabled) != 0) {
+    return false;
+  }
+  // Scan code set 1, which the controller translates to by default: left ctrl, left alt, delete.
+  constexpr std::array<std::uint8_t, 8> kKeys = {0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d};
+  for (const std::uint8_t key : kKeys) {
+    answer(key);
+  }
+  return true;
+}
+
+std::uint8_t I8042::status() {
+  std::uint8_t value = kStatusUnlocked;
+  if (!output_.empty()) {
+    value |= kStatusOutputFull;
+  }
+  if (self_tested_) {
+    value |= kStatusSystemFlag;
+  }
+  return value;
+}
+
+std::uint8_t I8042::read_data() {
+  if (output_.empty()) {
+    return 0;
+  }
+  const std::uint8_t value = output_.front();
+  output_.pop_front();
+  if (!output_.empty() && (config_ & kConfigKeyboardInterrupt) != 0) {
+    interrupt_.raise();  // one edge for each byte, as the chip does
+  }
+  return value;
+}
+
+void I8042::write_command(std::uint8_t value) {
+  expecting_ = 0;
+  switch (value) {
+    case kCommandReadConfig:
+      answer(config_);
+      break;
+    case kCommandWriteConfig:
+    case kCommandWriteOutput:
+    case kCommandWriteAuxOutput:
+    case kCommandWriteAux:
+      expecting_ = value;
+      break;
+    case kCommandSelfTest:
+      output_.clear();
+      self_tested_ = true;
+      answer(kSelfTestPassed);
+      break;
+    case kCommandKeyboardTest:
+      answer(kPortTestPassed);
+      break;
+    case kCommandAuxTest:
+      answer(kPortTestClockLow);
+      break;
+    case kCommandKeyboardDisable:
+      config_ |= kConfigKeyboardDisabled;
+      break;
+    case kCommandKeyboardEnable:
+      config_ &= static_cast<std::uint8_t>(~kConfigKeyboardDisabled);
+      break;
+    case kCommandAuxDisable:
+    default:
+      break;  // there is no auxiliary port, and nothing to say to the rest
+  }
+}
+
+void I8042::write_data(std::uint8_t value) {
+  const std::uint8_t command = expecting_;
+  expecting_ = 0;
+  switch (command) {
+    case kCommandWriteConfig:
+      config_ = value;
+      break;
+    case kCommandWriteOutput:
+      answer(value);
+      break;
+    case kCommandWriteAuxOutput:
+    case kCommandWriteAux:
+      break;  // no auxiliary port: silence, and the driver's probe takes that for an answer
+    default:
+      keyboard_command(value);
+      break;
+  }
+}
+
+void I8042::keyboard_command(std::uint8_t value) {
+  if (keyboard_argument_) {
+    keyboard_argument_ = false;
+    answer(kAcknowledge);
+    return;
+  }
+  answer(kAcknowledge);
+  switch (value) {
+    case kKeyboardReset:
+      answer(kKeyboardResetDone);
+      break;
+    case kKeyboardIdentify:
+      answer(0xab);  // an MF2 keyboard, translated
+      answer(0x83);
+      break;
+    case kKeyboardSetLeds:
+    case kKeyboardScancodeSet:
+    case kKeyboardSetRate:
+      keyboard_argument_ = true;
+      break;
+    default:
+      break;
+  }
+}
+
+void I8042::answer(std::uint8_t value) {
+  if (output_.size() >= kMaxOutput) {
+    return;  // a guest that never reads costs no more than this
+  }
+  output_.push_back(value);
+  if (output_.size() == 1 && (config_ & kConfigKeyboardInterrupt) != 0) {
+    interrupt_.raise();
+  }
+}
+
+}  // namespace vireo

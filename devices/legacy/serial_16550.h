@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// A 16550A UART as Linux's 8250 driver knows it: eight registers, two FIFOs, one edge interrupt.
+//
+// Owned by Machine. read() and write() come from vCPU threads, receive() from the reactor; one
+// short lock guards the registers. The transmitter is always empty: a byte goes to the SerialOutput
+// at once, which never blocks.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <span>
+
+#include "src/bus/bus.h"
+#include "src/bus/interrupt.h"
+
+namespace vireo {
+
+/// Where the guest's bytes go, and who is told that there is room for more of ours.
+class SerialOutput {
+ public:
+  virtual ~SerialOutput() = default;
+  /// A byte the guest sent. vCPU threads, never two at a time; never blocks.
+  virtual void transmit(std::byte byte) = 0;
+  /// The guest emptied its receive FIFO: receive() takes bytes again. vCPU threads.
+  virtual void receiver_empty() = 0;
+};
+
+class Serial16550 final : public BusDevice {
+ public:
+  static constexpr std::uint64_t kPorts = 8;
+  static constexpr std::size_t kFifoSize = 16;
+
+  Serial16550(Interrupt& interrupt, SerialOutput& output)
+      : interrupt_(interrupt), output_(output) {}
+
+  void read(std::uint64_t offset, std::span<std::byte> data) override;
+  void write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+  /// Puts bytes for the guest into the receive FIFO; returns how many it took.
+  std::size_t receive(std::span<const std::byte> bytes);
+
+ private:
+  /// All that a guest can see: plain numbers.
+  struct State {
+    std::uint8_t interrupt_enable = 0;
+    std::uint8_t line_control = 0;
+    std::uint8_t modem_control = 0;
+    std::uint8_t scratch = 0;
+    std::uint8_t divisor_low = 12;  // 9600 baud, the power-on value of PCs; only ever read back
+    std::uint8_t divisor_high = 0;
+    bool fifo_enabled = false;
+    bool transmit_interrupt = false;  // THRE is pending until IIR is read
+    std::array<std::uint8_t, kFifoSize> fifo = {};
+    std::size_t fifo_count = 0;
+  };
+
+  std::uint8_t read_register(std::uint64_t offset);
+  void write_register(std::uint64_t offset, std::uint8_t value);
+  void write_data(std::uint8_t value);
+  std::uint8_t pop_received();
+  std::uint8_t interrupt_identification();
+  std::uint8_t line_status() const;
+  std::uint8_t modem_status() const;
+  bool divisor_latch() const;
+  bool loopback() const;
+
+  Interrupt& interrupt_;
+  SerialOutput& output_;
+  std::mutex mutex_;
+  State state_;
+};
+
+}  // namespace vireo
