@@ -74,6 +74,8 @@ inline constexpr std::uint16_t kPvpanicPort = 0x505;
 /// ACPI sleep control and sleep status (hardware-reduced), one byte each.
 inline constexpr std::uint16_t kSleepControlPort = 0x600;
 inline constexpr std::uint16_t kSleepStatusPort = 0x601;
+/// SLP_TYP of S5 in the DSDT's _S5 package.
+inline constexpr std::uint8_t kSleepTypeS5 = 5;
 /// ACPI reset register: a byte of ours, so that it works without an i8042.
 inline constexpr std::uint16_t kResetPort = 0x602;
 inline constexpr std::uint8_t kResetValue = 0x1;
@@ -81,6 +83,7 @@ inline constexpr std::uint8_t kResetValue = 0x1;
 inline constexpr std::uint16_t kGedPort = 0x604;
 
 // Global system interrupts (IOAPIC pins). Edge-triggered, active high.
+inline constexpr std::uint32_t kKeyboardGsi = 1;
 inline constexpr std::uint32_t kCom1Gsi = 4;
 inline constexpr std::uint32_t kGedGsi = 9;
 /// virtio-mmio devices take 5…8 and 10…23 in this order, leaving out what is used above.

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// What portable code asks of an architecture. Each function is implemented once per architecture,
+// under arch/<name>/; the build links one of them.
+//
+// The order: required_capabilities → ram_ranges → (memory slots) → create_interrupt_controllers →
+// make_cpu_model → for each vCPU setup_vcpu, and setup_boot_vcpu for the first.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "src/base/address.h"
+#include "src/base/error.h"
+#include "src/kvm/vm.h"
+#include "src/memory/guest_memory.h"
+
+namespace vireo::arch {
+
+/// sockets × cores × threads is the number of vCPUs.
+struct CpuTopology {
+  unsigned sockets = 1;
+  unsigned cores = 1;
+  unsigned threads = 1;
+};
+
+struct CpuConfig {
+  unsigned count = 1;  ///< 1–64
+  CpuTopology topology;
+  /// "-name" takes a feature of KVM's away, "+name" insists on one; names of /proc/cpuinfo.
+  std::vector<std::string> features;
+};
+
+/// What every vCPU of a machine shows its guest; made once. Opaque to portable code.
+class CpuModel {
+ public:
+  virtual ~CpuModel() = default;
+};
+
+enum class BootProtocol : std::uint8_t {
+  kLinux64,  ///< Linux's 64-bit boot protocol: entry in long mode, RSI = zero page
+  kPvh,      ///< PVH: entry in 32-bit protected mode, EBX = hvm_start_info
+};
+
+/// Where the first vCPU begins.
+struct EntryPoint {
+  BootProtocol protocol = BootProtocol::kLinux64;
+  GuestAddress address;
+  GuestAddress parameters;  ///< zero page or hvm_start_info
+};
+
+/// A virtio-mmio window, for the tables that describe it to the guest.
+struct MmioDevice {
+  GuestAddress address;
+  std::uint64_t size = 0;
+  std::uint32_t gsi = 0;
+};
+
+struct PlatformConfig {
+  std::span<const std::uint32_t> cpu_ids;  ///< of all vCPUs, by index
+  std::span<const MmioDevice> mmio_devices;
+  std::array<std::uint8_t, 16> uuid = {};  ///< RFC 4122 byte order
+};
+
+/// What KVM must have, by name.
+std::span<const KvmCapability> required_capabilities();
+
+/// Guest RAM of `size` bytes, around the hole for devices.
+std::vector<GuestRange> ram_ranges(std::uint64_t size);
+
+/// The number by which the processor interconnect and KVM_CREATE_VCPU know vCPU `index`.
+std::uint32_t cpu_id(const CpuTopology& topology, unsigned index);
+
+/// The width of a guest-physical address that KVM gives its guests, in bits.
+Result<unsigned> physical_address_bits(const KvmVm& vm);
+
+/// The in-kernel interrupt controllers and timer; after the memory slots.
+Result<> create_interrupt_controllers(const KvmVm& vm);
+
+/// Errors: kConfig for a feature that is unknown, or that this host's KVM cannot give.
+Result<std::unique_ptr<CpuModel>> make_cpu_model(const KvmVm& vm, const CpuConfig& config);
+
+/// What vCPU `id` is and knows before its first instruction, except its registers.
+Result<> setup_vcpu(int vcpu_fd, const CpuModel& model, std::uint32_t id);
+
+/// Registers of the first vCPU, and the tables in guest memory that they point to.
+Result<> setup_boot_vcpu(int vcpu_fd, GuestMemory& memory, const EntryPoint& entry);
+
+/// ACPI and SMBIOS tables; returns the address of the RSDP.
+Result<GuestAddress> write_platform_tables(GuestMemory& memory, const PlatformConfig& config);
+
+}  // namespace vireo::arch

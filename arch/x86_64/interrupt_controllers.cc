@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// RAM around the hole for devices, the interrupt controllers in KVM, and what is asked of KVM.
+#include <array>
+#include <cstdint>
+
+#include <linux/kvm.h>
+
+#include "arch/arch.h"
+#include "arch/x86_64/layout.h"
+
+namespace vireo::arch {
+
+namespace {
+
+// NOLINTNEXTLINE(modernize-use-designated-initializers): clang-format takes .name for the macro's.
+#define VIREO_CAPABILITY(cap) \
+  KvmCapability {             \
+    (cap), #cap               \
+  }
+
+constexpr std::array kRequired = {
+    VIREO_CAPABILITY(KVM_CAP_USER_MEMORY),
+    VIREO_CAPABILITY(KVM_CAP_IRQCHIP),
+    VIREO_CAPABILITY(KVM_CAP_HLT),
+    VIREO_CAPABILITY(KVM_CAP_SET_TSS_ADDR),
+    VIREO_CAPABILITY(KVM_CAP_SET_IDENTITY_MAP_ADDR),
+    VIREO_CAPABILITY(KVM_CAP_EXT_CPUID),
+    VIREO_CAPABILITY(KVM_CAP_MP_STATE),
+    VIREO_CAPABILITY(KVM_CAP_PIT2),
+    VIREO_CAPABILITY(KVM_CAP_PIT_STATE2),
+    VIREO_CAPABILITY(KVM_CAP_IRQFD),
+    VIREO_CAPABILITY(KVM_CAP_IOEVENTFD),
+    VIREO_CAPABILITY(KVM_CAP_ADJUST_CLOCK),
+    VIREO_CAPABILITY(KVM_CAP_VCPU_EVENTS),
+    VIREO_CAPABILITY(KVM_CAP_DEBUGREGS),
+    VIREO_CAPABILITY(KVM_CAP_XSAVE),
+    VIREO_CAPABILITY(KVM_CAP_XCRS),
+    VIREO_CAPABILITY(KVM_CAP_IMMEDIATE_EXIT),
+    VIREO_CAPABILITY(KVM_CAP_GET_TSC_KHZ),
+};
+
+#undef VIREO_CAPABILITY
+
+}  // namespace
+
+std::span<const KvmCapability> required_capabilities() {
+  return kRequired;
+}
+
+std::vector<GuestRange> ram_ranges(std::uint64_t size) {
+  const std::uint64_t hole = layout::kMmioHoleStart.value();
+  if (size <= hole) {
+    return {*GuestRange::create(GuestAddress(0), size)};
+  }
+  return {*GuestRange::create(GuestAddress(0), hole),
+          *GuestRange::create(layout::kHole64End, size - hole)};
+}
+
+Result<> create_interrupt_controllers(const KvmVm& vm) {
+  std::uint64_t identity_map = layout::kKvmIdentityMap.value();
+  TRY(try_ioctl(vm.fd(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR"));
+  TRY(try_ioctl(vm.fd(), KVM_SET_TSS_ADDR, layout::kKvmTss.value(), "KVM_SET_TSS_ADDR"));
+  TRY(try_ioctl(vm.fd(), KVM_CREATE_IRQCHIP, 0UL, "KVM_CREATE_IRQCHIP"));
+  kvm_pit_config pit = {};
+  pit.flags = KVM_PIT_SPEAKER_DUMMY;  // port 0x61, which guests read, is answered in the kernel
+  TRY(try_ioctl(vm.fd(), KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2"));
+  return {};
+}
+
+}  // namespace vireo::arch

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// What each vCPU is before its first instruction: CPUID and the few MSRs that firmware sets.
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include <linux/kvm.h>
+
+#include "arch/arch.h"
+#include "arch/x86_64/cpuid.h"
+
+namespace vireo::arch {
+
+namespace {
+
+constexpr std::uint32_t kMsrMiscEnable = 0x1a0;
+constexpr std::uint64_t kMiscEnableFastString = 1;
+constexpr std::uint32_t kMsrMtrrDefType = 0x2ff;
+constexpr std::uint64_t kMtrrEnableWriteBack = 1U << 11 | 6;
+
+constexpr std::uint32_t kMaxEntries = 1024;
+
+/// A header of KVM's with an array of entries behind it, as kvm_cpuid2 and kvm_msrs are.
+template <typename Header, typename Entry>
+class HeaderAndEntries {
+ public:
+  explicit HeaderAndEntries(std::size_t entries)
+      : bytes_(sizeof(Header) + entries * sizeof(Entry)) {}
+  Header& header() { return *static_cast<Header*>(static_cast<void*>(bytes_.data())); }
+  Entry* entries() { return header().entries; }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+using CpuidBuffer = HeaderAndEntries<kvm_cpuid2, kvm_cpuid_entry2>;
+using MsrBuffer = HeaderAndEntries<kvm_msrs, kvm_msr_entry>;
+
+class X86CpuModel final : public CpuModel {
+ public:
+  CpuTopology topology;
+  CpuidTable table;
+};
+
+Result<CpuidTable> supported_cpuid(int kvm_fd) {
+  for (std::uint32_t count = 128; count <= kMaxEntries; count *= 2) {
+    CpuidBuffer buffer(count);
+    buffer.header().nent = count;
+    if (::ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &buffer.header()) == 0) {
+      return CpuidTable(buffer.entries(), buffer.entries() + buffer.header().nent);
+    }
+    if (errno != E2BIG) {
+      return fail_errno(errno, "KVM_GET_SUPPORTED_CPUID");
+    }
+  }
+  return fail(ErrorCode::kNoKvm, "KVM_GET_SUPPORTED_CPUID: more entries than a CPU can have");
+}
+
+Result<> set_msrs(int vcpu_fd) {
+  MsrBuffer msrs(2);
+  msrs.header().nmsrs = 2;
+  msrs.entries()[0] = {.index = kMsrMiscEnable, .data = kMiscEnableFastString};
+  msrs.entries()[1] = {.index = kMsrMtrrDefType, .data = kMtrrEnableWriteBack};
+  TRY_ASSIGN(const int set, try_ioctl(vcpu_fd, KVM_SET_MSRS, &msrs.header(), "KVM_SET_MSRS"));
+  if (set != 2) {
+    return fail(ErrorCode::kNoKvm,
+                "KVM_SET_MSRS: KVM refuses IA32_MISC_ENABLE or IA32_MTRR_DEF_TYPE");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<unsigned> physical_address_bits(const KvmVm& vm) {
+  TRY_ASSIGN(CpuidTable table, supported_cpuid(vm.kvm_fd()));
+  const kvm_cpuid_entry2* const sizes = find_leaf(table, 0x80000008);
+  return sizes != nullptr ? sizes->eax & 0xffU : 36U;
+}
+
+Result<std::unique_ptr<CpuModel>> make_cpu_model(const KvmVm& vm, const CpuConfig& config) {
+  auto model = std::make_unique<X86CpuModel>();
+  model->topology = config.topology;
+  TRY_ASSIGN(model->table, supported_cpuid(vm.kvm_fd()));
+  const int tsc_khz = ::ioctl(vm.fd(), KVM_GET_TSC_KHZ, 0UL);
+  TRY(make_guest_cpuid(model->table, config,
+                       {.tsc_khz = tsc_khz > 0 ? static_cast<std::uint32_t>(tsc_khz) : 0,
+                        .tsc_deadline = vm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0}));
+  return std::unique_ptr<CpuModel>(std::move(model));
+}
+
+Result<> setup_vcpu(int vcpu_fd, const CpuModel& model, std::uint32_t id) {
+  const auto& x86 = static_cast<const X86CpuModel&>(model);
+  CpuidTable table = x86.table;
+  set_cpu_id(table, x86.topology, id);
+  CpuidBuffer buffer(table.size());
+  buffer.header().nent = static_cast<std::uint32_t>(table.size());
+  std::memcpy(buffer.entries(), table.data(), table.size() * sizeof(kvm_cpuid_entry2));
+  TRY(try_ioctl(vcpu_fd, KVM_SET_CPUID2, &buffer.header(), "KVM_SET_CPUID2"));
+  return set_msrs(vcpu_fd);
+}
+
+}  // namespace vireo::arch
