@@ -28,8 +28,8 @@ ALLOWED = {
 # Any other folder of devices/: one device each.
 DEVICE = CORE | {"devices/pci", "devices/virtio"}
 # The top of src, from the uppermost down: each may include those after it.
-TOP = ["main", "options", "control", "machine", "device_set", "sandbox", "pid_file", "timeline",
-       "config"]
+TOP = ["main", "options", "control", "machine", "device_set", "sandbox", "profile",
+       "pid_file", "timeline", "config"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
 

@@ -1,42 +1,174 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/base/log.h"
 
+#include <cerrno>
+#include <ctime>
 #include <memory>
+#include <mutex>
+#include <utility>
 
-#include <time.h>
+#include <fcntl.h>
+#include <unistd.h>
 
-#include <spdlog/sinks/basic_file_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
+#include <nlohmann/json.hpp>
+#include <spdlog/logger.h>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/base_sink.h>
+
+#include "src/base/fd.h"
 
 namespace vireo {
 
+namespace {
+
+/// Writes each line with one write(2) to a descriptor: stderr, or a file in append mode. A line
+/// that cannot be written (a full disk) is counted, and told about when one can be again.
+class DescriptorSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  Result<> open_file(const std::string& path) {
+    const std::scoped_lock lock(mutex_);
+    auto file = vireo::open_file(path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY, 0644);
+    if (!file) {
+      return std::unexpected(std::move(file).error().context("log.file"));
+    }
+    file_ = std::move(*file);
+    path_ = path;
+    return {};
+  }
+
+  Result<> reopen() { return path_.empty() ? Result<>() : open_file(path_); }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    if (lost_ > 0) {
+      const std::string note = fmt::format("{} log lines were lost\n", lost_);
+      if (!put(note.data(), note.size())) {
+        ++lost_;
+        return;
+      }
+      lost_ = 0;
+    }
+    if (!put(line.data(), line.size())) {
+      ++lost_;
+    }
+  }
+  void flush_() override {}
+
+  bool put(const char* data, std::size_t size) {
+    const int fd = file_ ? file_.get() : STDERR_FILENO;
+    return static_cast<bool>(write_full(fd, std::as_bytes(std::span(data, size))));
+  }
+
+  UniqueFd file_;
+  std::string path_;
+  std::uint64_t lost_ = 0;
+};
+
+/// The log of the process: text to stderr until open_log().
+struct Log {
+  Log() {
+    logger.set_level(spdlog::level::info);
+    // RFC 3339 in UTC with microseconds, then level and text.
+    logger.set_formatter(std::make_unique<spdlog::pattern_formatter>(
+        "%Y-%m-%dT%H:%M:%S.%fZ %l %v", spdlog::pattern_time_type::utc));
+  }
+
+  std::shared_ptr<DescriptorSink> sink = std::make_shared<DescriptorSink>();
+  spdlog::logger logger{"vireo", sink};
+  LogFormat format = LogFormat::kText;
+  std::string name;
+};
+
+Log& process_log() {
+  static Log log;
+  return log;
+}
+
+std::string json_time() {
+  timespec now = {};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  std::tm time = {};
+  ::gmtime_r(&now.tv_sec, &time);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", time.tm_year + 1900,
+                     time.tm_mon + 1, time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec,
+                     now.tv_nsec / 1000);
+}
+
+std::string json_line(const Log& log, LogLevel level, std::string_view component,
+                      std::string_view message) {
+  constexpr std::array kNames = {"trace", "debug", "info", "warning", "error", "off"};
+  nlohmann::ordered_json line = {{"time", json_time()},
+                                 {"level", kNames.at(std::to_underlying(level))},
+                                 {"component", component},
+                                 {"message", message}};
+  if (!log.name.empty()) {
+    line["vm"] = log.name;
+  }
+  // Text of a guest's may be no UTF-8: it is replaced, never refused.
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace
+
+Result<> open_log(const LogConfig& config) {
+  Log& log = process_log();
+  if (!config.file.empty()) {
+    TRY(log.sink->open_file(config.file));
+  }
+  log.format = config.format;
+  log.name = config.name;
+  log.logger.set_level(static_cast<spdlog::level::level_enum>(
+      config.level == LogLevel::kOff ? static_cast<int>(spdlog::level::off)
+                                     : static_cast<int>(config.level)));
+  if (config.format == LogFormat::kJson) {
+    log.logger.set_formatter(std::make_unique<spdlog::pattern_formatter>("%v"));
+  }
+  return {};
+}
+
+Result<> reopen_log() {
+  return process_log().sink->reopen();
+}
+
 bool log_enabled(LogLevel level) {
-  return spdlog::should_log(static_cast<spdlog::level::level_enum>(level));
+  return process_log().logger.should_log(static_cast<spdlog::level::level_enum>(level));
 }
 
 void write_log(LogLevel level, std::string_view component, std::string_view message) {
-  spdlog::log(static_cast<spdlog::level::level_enum>(level), "{}: {}", component, message);
+  Log& log = process_log();
+  const auto spdlog_level = static_cast<spdlog::level::level_enum>(level);
+  if (log.format == LogFormat::kJson) {
+    log.logger.log(spdlog_level, "{}", json_line(log, level, component, message));
+  } else {
+    log.logger.log(spdlog_level, "{}: {}", component, message);
+  }
 }
 
 std::uint64_t monotonic_ns() {
   timespec now = {};
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
          static_cast<std::uint64_t>(now.tv_nsec);
 }
 
 bool LogLimiter::allow(std::uint64_t now_ns, std::uint64_t& dropped) {
-  (void)now_ns;
-  dropped = 0;
+  constexpr std::uint64_t kWindowNs = 5'000'000'000;
+  constexpr std::uint32_t kLines = 10;
+  std::uint64_t start = window_start_ns_.load(std::memory_order_relaxed);
+  if (start == 0 || now_ns - start >= kWindowNs) {
+    // Whoever moves the window empties it; a line that slips in between costs nothing.
+    if (window_start_ns_.compare_exchange_strong(start, now_ns, std::memory_order_relaxed)) {
+      in_window_.store(0, std::memory_order_relaxed);
+    }
+  }
+  if (in_window_.fetch_add(1, std::memory_order_relaxed) >= kLines) {
+    dropped_.fetch_add(1, std::memory_order_relaxed);
+    return false;
+  }
+  dropped = dropped_.exchange(0, std::memory_order_relaxed);
   return true;
-}
-
-Result<> open_log(const LogConfig&) {
-  return {};
-}
-Result<> reopen_log() {
-  return {};
 }
 
 }  // namespace vireo

@@ -53,10 +53,10 @@ Result<> prepare_vcpu_signal() {
   return {};
 }
 
-Result<std::unique_ptr<Vcpu>> Vcpu::create(const KvmVm& vm, unsigned index,
+Result<std::unique_ptr<Vcpu>> Vcpu::create(const KvmVm& vm, unsigned index, std::uint32_t id,
                                            const VcpuContext& context) {
   auto vcpu = std::unique_ptr<Vcpu>(new Vcpu(index, context));
-  TRY_ASSIGN(const int fd, try_ioctl(vm.fd(), KVM_CREATE_VCPU, static_cast<unsigned long>(index),
+  TRY_ASSIGN(const int fd, try_ioctl(vm.fd(), KVM_CREATE_VCPU, static_cast<unsigned long>(id),
                                      fmt::format("KVM_CREATE_VCPU {}", index)));
   vcpu->fd_ = UniqueFd(fd);
   TRY_ASSIGN(vcpu->run_area_, Mapping::create(vm.run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd,

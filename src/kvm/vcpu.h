@@ -57,8 +57,9 @@ struct VcpuContext {
 
 class Vcpu {
  public:
-  /// Creates vCPU `index` in `vm`; registers are set by arch, through fd(), before start().
-  static Result<std::unique_ptr<Vcpu>> create(const KvmVm& vm, unsigned index,
+  /// Creates vCPU `index`, known to the guest by `id`; registers are set by arch, through fd(),
+  /// before start().
+  static Result<std::unique_ptr<Vcpu>> create(const KvmVm& vm, unsigned index, std::uint32_t id,
                                               const VcpuContext& context);
   Vcpu(const Vcpu&) = delete;
   Vcpu& operator=(const Vcpu&) = delete;

@@ -71,7 +71,7 @@ struct Guest {
     ports_bus.add(0x10, 2, ports, "test");
     ports_bus.freeze();
     REQUIRE(prepare_vcpu_signal().has_value());
-    vcpu = std::move(*Vcpu::create(*vm, 0,
+    vcpu = std::move(*Vcpu::create(*vm, 0, 0,
                                    {.ports = ports_bus,
                                     .mmio = mmio_bus,
                                     .observer = observer,

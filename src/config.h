@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a VM shall be: plain structs, read from TOML and from command-line options through one set
+// of rules, so that both refuse the same things with the same words. Opens nothing but the TOML
+// file.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "arch/arch.h"
+#include "devices/legacy/console.h"
+#include "src/base/error.h"
+#include "src/base/log.h"
+#include "src/memory/guest_memory.h"
+
+namespace vireo {
+
+struct MachineConfig {
+  unsigned cpus = 1;
+  std::optional<arch::CpuTopology> topology;
+  std::uint64_t memory_bytes = std::uint64_t{512} << 20;
+  HugePages huge_pages = HugePages::kOff;
+  bool mergeable = false;
+  bool prefault = false;
+  std::optional<std::array<std::uint8_t, 16>> uuid;
+  std::vector<std::string> cpu_features;
+};
+
+struct BootOptions {
+  std::string kernel;
+  std::string initramfs;
+  std::string cache = "auto";  ///< auto, off, or a directory
+  bool unpack = true;
+  bool kaslr = true;
+  std::optional<std::string> cmdline;  ///< replaces the default
+  std::string append;
+};
+
+struct ProcessConfig {
+  std::string pid_file;
+  std::string timeline;
+  std::string profile;
+  bool boot_timer = false;
+};
+
+struct Config {
+  std::string name;
+  std::string namespace_label;
+  std::map<std::string, std::string> labels;
+  MachineConfig machine;
+  BootOptions boot;
+  ConsoleConfig serial;
+  ProcessConfig process;
+  LogConfig log;
+};
+
+/// Reads `path` into `config`, over what is there. Errors: kMissingInput, kPermission, and kConfig
+/// with "path:line: key: what is wrong and what would be right".
+Result<> read_config_file(const std::string& path, Config& config);
+
+/// Sets one key from an option's text. Errors: kUsage, beginning with the option's name.
+Result<> set_config_option(Config& config, std::string_view key, std::string_view option,
+                           std::string_view text);
+
+/// Checks what concerns several keys at once; to be called when all have been set.
+Result<> validate(const Config& config);
+
+/// The resolved configuration as TOML, every default filled in. Reading it gives the same.
+std::string to_toml(const Config& config);
+
+/// sockets × cores × threads: what is configured, or one socket of single-threaded cores.
+arch::CpuTopology resolved_topology(const MachineConfig& machine);
+
+/// "512M" in bytes; a number with one of K, M, G, T behind it.
+std::optional<std::uint64_t> parse_size(std::string_view text);
+/// The shortest text that parse_size() reads back.
+std::string format_size(std::uint64_t bytes);
+
+}  // namespace vireo

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// From arguments to a machine, and from an Error to one line and an exit status: the only place
+// that prints one and exits.
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <span>
+#include <string>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "src/base/log.h"
+#include "src/machine.h"
+#include "src/options.h"
+#include "src/timeline.h"
+
+namespace vireo {
+namespace {
+
+int status_of(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kUsage:
+      return 64;
+    case ErrorCode::kBadInput:
+      return 65;
+    case ErrorCode::kMissingInput:
+      return 66;
+    case ErrorCode::kNoKvm:
+      return 69;
+    case ErrorCode::kInternal:
+      return 70;
+    case ErrorCode::kSystem:
+      return 71;
+    case ErrorCode::kPermission:
+      return 77;
+    case ErrorCode::kConfig:
+      return 78;
+  }
+  std::unreachable();
+}
+
+/// A program that was started without descriptors 0 to 2 would give their numbers to files of its
+/// own, and then write its messages into them.
+void open_standard_descriptors() {
+  int fd = -1;
+  do {
+    fd = ::open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd > STDERR_FILENO) {
+    ::close(fd);
+  }
+}
+
+Result<int> run_machine(const Config& config, Timeline& timeline) {
+  TRY(open_log(config.log));
+  TRY_ASSIGN(const std::unique_ptr<Machine> machine, Machine::build(config, timeline));
+  return machine->run();
+}
+
+Result<int> execute(std::span<const char* const> arguments) {
+  Timeline timeline;
+  TRY_ASSIGN(const Invocation invocation, parse_command_line(arguments));
+  timeline.record(Step::kConfigParsed);
+  switch (invocation.command) {
+    case Command::kRun:
+      return run_machine(invocation.config, timeline);
+    case Command::kCheck:
+      std::fputs(to_toml(invocation.config).c_str(), stdout);
+      break;
+    case Command::kPrint:
+      std::fputs(invocation.text.c_str(), stdout);
+      break;
+  }
+  if (std::fflush(stdout) != 0) {
+    return fail_errno(errno, "stdout");
+  }
+  return 0;
+}
+
+int run_main(std::span<const char* const> arguments) {
+  open_standard_descriptors();
+  // A console or log reader that goes away is an error of that write, not the end of the VM.
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    const Result<int> status = execute(arguments);
+    if (status) {
+      return *status;
+    }
+    std::fprintf(stderr, "vireo: %s\n", status.error().message().c_str());
+    return status_of(status.error().code());
+  } catch (const std::bad_alloc&) {
+    std::fputs("vireo: out of memory\n", stderr);
+    return status_of(ErrorCode::kSystem);
+  } catch (const std::exception& exception) {
+    std::fprintf(stderr, "vireo: unexpected: %s\n", exception.what());
+    return status_of(ErrorCode::kInternal);
+  }
+}
+
+}  // namespace
+}  // namespace vireo
+
+int main(int argc, char** argv) {
+  return vireo::run_main(std::span<const char* const>(argv, static_cast<std::size_t>(argc)));
+}

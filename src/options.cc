@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/options.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <fmt/core.h>
+
+namespace vireo {
+
+namespace {
+
+constexpr std::string_view kOverview =
+    R"(vireo: a virtual machine monitor for Linux KVM. One process is one VM.
+
+usage: vireo run [FILE.toml] [options]    boot a VM; the process ends with it
+       vireo check FILE.toml [options]    validate, print the resolved configuration
+       vireo --help | --version           `vireo run --help` tells the options
+
+exit status: 0 guest powered off or ordered stop; 10 guest asked for a reboot; 11 guest panicked;
+12 guest crashed; 64 wrong command line; 65 unusable input; 66 input missing; 69 KVM missing or
+lacking; 70 our own fault; 71 the system refused a resource; 77 permission denied; 78 wrong
+configuration
+)";
+
+constexpr std::string_view kFooter = R"(Examples:
+  vireo run --kernel vmlinuz --initramfs initramfs.cpio
+  vireo run web.toml --memory 1G --append quiet --timeline boot.json
+
+Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,
+machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, boot.cache, boot.unpack,
+boot.kaslr.)";
+
+/// An option whose text goes to a key of the configuration.
+struct ValueOption {
+  const char* name;
+  const char* key;
+  const char* value;
+  const char* help;
+};
+
+constexpr auto kValueOptions = std::to_array<ValueOption>({
+    {"--name", "name", "NAME", "the VM's name"},
+    {"--kernel", "boot.kernel", "PATH", "bzImage or ELF vmlinux, found by its content"},
+    {"--initramfs", "boot.initramfs", "PATH", "initramfs (cpio)"},
+    {"--cmdline", "boot.cmdline", "TEXT", "replaces the default kernel command line"},
+    {"--append", "boot.append", "TEXT", "added to the kernel command line"},
+    {"--cpus", "machine.cpus", "N", "virtual processors, 1-64 [1]"},
+    {"--memory", "machine.memory", "SIZE", "guest memory, 32M-1T [512M]"},
+    {"--pid-file", "process.pid_file", "PATH", "holds the process id while the VM runs"},
+    {"--timeline", "process.timeline", "FILE", "writes the boot timeline, JSON"},
+    {"--profile", "process.profile", "FILE", "counts and times every kind of exit, JSON"},
+    {"--log-level", "log.level", "LEVEL", "trace, debug, info, warn, error, off [info]"},
+    {"--log-format", "log.format", "FORMAT", "text or json [text]"},
+    {"--log-file", "log.file", "PATH", "default: stderr"},
+});
+
+/// Options of the interface that later versions will have: known, and refused by name.
+constexpr std::array kLaterOptions = {
+    "--disk",    "--volume", "--net",   "--vsock", "--fs",      "--balloon",    "--rng",
+    "--control", "--notify", "--ready", "--netns", "--sandbox", "--allow-path", "--metrics"};
+constexpr std::array<std::string_view, 9> kLaterCommands = {
+    "restore", "serve", "doctor", "ctl", "fork", "exec", "shell", "cp", "snapshot"};
+
+/// --serial MODE[,path=PATH][,append]
+Result<> set_serial(Config& config, std::string_view text) {
+  bool first = true;
+  while (!text.empty() || first) {
+    const std::size_t comma = text.find(',');
+    std::string_view word = text.substr(0, comma);
+    text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
+    if (std::exchange(first, false)) {
+      word.remove_prefix(word.starts_with("mode=") ? 5 : 0);
+      TRY(set_config_option(config, "serial.mode", "--serial", word));
+    } else if (word.starts_with("path=")) {
+      TRY(set_config_option(config, "serial.path", "--serial: path", word.substr(5)));
+    } else if (word == "append") {
+      TRY(set_config_option(config, "serial.append", "--serial: append", "true"));
+    } else {
+      return fail(ErrorCode::kUsage, fmt::format("--serial: unknown word \"{}\"; it takes "
+                                                 "MODE[,path=PATH][,append]",
+                                                 word));
+    }
+  }
+  return {};
+}
+
+struct ParsedOptions {
+  std::string file;
+  std::array<std::string, kValueOptions.size()> values;
+  std::string serial;
+  bool boot_timer = false;
+};
+
+void declare_options(CLI::App& app, ParsedOptions& parsed) {
+  app.add_option("FILE", parsed.file, "configuration file (TOML); options win over it");
+  for (std::size_t i = 0; i < kValueOptions.size(); ++i) {
+    const ValueOption& option = kValueOptions[i];
+    app.add_option(option.name, parsed.values[i], option.help)->type_name(option.value);
+  }
+  app.add_option("--serial", parsed.serial,
+                 "stdio, file, pty, unix or null, then path=PATH and append where they apply "
+                 "[stdio]; Ctrl-A x leaves a terminal")
+      ->type_name("MODE[,...]");
+  app.add_flag("--boot-timer", parsed.boot_timer, "Firecracker's boot timer at 0xc0000000");
+  app.footer(std::string(kFooter));
+}
+
+Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config) {
+  if (app.count("FILE") > 0) {
+    TRY(read_config_file(parsed.file, config));
+  }
+  for (std::size_t i = 0; i < kValueOptions.size(); ++i) {
+    const ValueOption& option = kValueOptions[i];
+    if (app.count(option.name) > 0) {
+      TRY(set_config_option(config, option.key, option.name, parsed.values[i]));
+    }
+  }
+  if (app.count("--serial") > 0) {
+    config.serial = {};
+    TRY(set_serial(config, parsed.serial));
+  }
+  config.process.boot_timer = config.process.boot_timer || parsed.boot_timer;
+  config.log.name = config.name;
+  return validate(config);
+}
+
+Result<> refuse_later_options(std::span<const char* const> arguments) {
+  for (const std::string_view argument : arguments) {
+    const std::string_view name = argument.substr(0, argument.find('='));
+    if (std::ranges::find(kLaterOptions, name) != kLaterOptions.end()) {
+      return fail(ErrorCode::kUsage, fmt::format("{}: not yet supported; remove it", name));
+    }
+  }
+  return {};
+}
+
+Result<Invocation> parse_run_or_check(Command command, std::span<const char* const> arguments) {
+  TRY(refuse_later_options(arguments));
+  Invocation invocation;
+  invocation.command = command;
+  ParsedOptions parsed;
+  CLI::App app(command == Command::kRun ? "Boots a VM and stays in the foreground until it ends."
+                                        : "Validates and prints the resolved configuration.",
+               command == Command::kRun ? "vireo run" : "vireo check");
+  declare_options(app, parsed);
+  std::vector<std::string> reversed(arguments.begin(), arguments.end());
+  std::ranges::reverse(reversed);  // as CLI11 wants them
+  try {
+    app.parse(std::move(reversed));
+  } catch (const CLI::CallForHelp&) {
+    invocation.command = Command::kPrint;
+    invocation.text = app.help();
+    return invocation;
+  } catch (const CLI::ParseError& error) {
+    return fail(ErrorCode::kUsage, fmt::format("{} (see {} --help)", error.what(), app.get_name()));
+  }
+  TRY(apply(app, parsed, invocation.config));
+  return invocation;
+}
+
+}  // namespace
+
+Result<Invocation> parse_command_line(std::span<const char* const> arguments) {
+  const std::string_view program = arguments.empty() ? std::string_view() : arguments[0];
+  if (program.substr(program.rfind('/') + 1) == "firecracker") {
+    return fail(ErrorCode::kUsage, "running under the name firecracker is not yet supported");
+  }
+  if (arguments.size() < 2) {
+    return fail(ErrorCode::kUsage, "no command given (see vireo --help)");
+  }
+  const std::string_view command = arguments[1];
+  if (command == "run" || command == "check") {
+    return parse_run_or_check(command == "run" ? Command::kRun : Command::kCheck,
+                              arguments.subspan(2));
+  }
+  if (command == "--help" || command == "-h" || command == "help") {
+    return Invocation{.command = Command::kPrint, .text = std::string(kOverview)};
+  }
+  if (command == "--version" || command == "-V") {
+    return Invocation{.command = Command::kPrint, .text = "vireo " VIREO_VERSION "\n"};
+  }
+  const bool later = std::ranges::find(kLaterCommands, command) != kLaterCommands.end();
+  return fail(ErrorCode::kUsage,
+              fmt::format("{} {} (see vireo --help)", command,
+                          later ? "is not yet supported" : "is not a command of vireo"));
+}
+
+}  // namespace vireo

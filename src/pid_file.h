@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pid file: made when the VM is built, locked while it lives, removed at its end. One left by a
+// killed process is replaced, since its lock died with it; a live one never.
+#pragma once
+
+#include <string>
+
+#include "src/base/error.h"
+#include "src/base/fd.h"
+
+namespace vireo {
+
+class PidFile {
+ public:
+  PidFile() = default;
+  PidFile(const PidFile&) = delete;
+  PidFile& operator=(const PidFile&) = delete;
+  ~PidFile();
+
+  /// Errors: kSystem where a live process holds it, and those of opening and writing.
+  Result<> create(const std::string& path);
+
+ private:
+  UniqueFd file_;
+  std::string path_;
+};
+
+}  // namespace vireo
