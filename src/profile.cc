@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
-#include <linux/kvm.h>
-
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
+
+#include "src/kvm/uapi.h"
 
 namespace vireo {
 

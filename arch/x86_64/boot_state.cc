@@ -6,10 +6,10 @@
 #include <vector>
 
 #include <asm/processor-flags.h>
-#include <linux/kvm.h>
 
 #include "arch/arch.h"
 #include "arch/x86_64/layout.h"
+#include "src/kvm/uapi.h"
 
 namespace vireo::arch {
 

@@ -7,10 +7,9 @@
 #include <string>
 #include <vector>
 
-#include <linux/kvm.h>
-
 #include "arch/arch.h"
 #include "arch/x86_64/cpu_features.h"
+#include "src/kvm/uapi.h"
 
 namespace vireo::arch {
 

@@ -3,10 +3,9 @@
 #include <array>
 #include <cstdint>
 
-#include <linux/kvm.h>
-
 #include "arch/arch.h"
 #include "arch/x86_64/layout.h"
+#include "src/kvm/uapi.h"
 
 namespace vireo::arch {
 

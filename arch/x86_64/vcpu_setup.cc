@@ -5,10 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include <linux/kvm.h>
-
 #include "arch/arch.h"
 #include "arch/x86_64/cpuid.h"
+#include "src/kvm/uapi.h"
 
 namespace vireo::arch {
 

@@ -6,13 +6,13 @@
 #include <system_error>
 #include <utility>
 
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <sys/mman.h>
 
 #include <fmt/core.h>
 
 #include "src/base/log.h"
+#include "src/kvm/uapi.h"
 
 namespace vireo {
 

@@ -5,9 +5,10 @@
 #include <utility>
 
 #include <fcntl.h>
-#include <linux/kvm.h>
 
 #include <fmt/core.h>
+
+#include "src/kvm/uapi.h"
 
 namespace vireo {
 

@@ -292,7 +292,8 @@ std::string TemporaryDirectory::file(const std::string& name,
   const std::string file = path(name);
   std::FILE* const stream = std::fopen(file.c_str(), "w");
   CHECK(stream != nullptr);
-  CHECK(std::fwrite(content.data(), 1, content.size(), stream) == content.size());
+  CHECK(content.empty() ||
+        std::fwrite(content.data(), 1, content.size(), stream) == content.size());
   std::fclose(stream);
   return file;
 }

@@ -71,7 +71,7 @@ class TemporaryDirectory {
 
   std::string path(const std::string& name) const { return path_ + "/" + name; }
   const std::string& path() const { return path_; }
-  /// Writes a file, with times in the past, and returns its path.
+  /// Writes a file and returns its path.
   std::string file(const std::string& name, std::span<const std::byte> content) const;
 
  private:

@@ -9,8 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include <linux/kvm.h>
-
+#include "src/kvm/uapi.h"
 #include "tests/support/catch.h"
 
 namespace vireo {
