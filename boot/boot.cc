@@ -185,12 +185,15 @@ Result<> GuestBoot::unpack(const ByteSource& file) {
   return {};
 }
 
-Result<> GuestBoot::prepare() {
+Result<bool> GuestBoot::prepare() {
   if (cached_ || kernel_.packed) {
-    return {};
+    return cached_.has_value();
   }
   if (!cache_ || kernel_file_.size() > kKernelSizeMax) {
-    return to_unpack_ ? unpack(file_source()) : Result<>();
+    if (to_unpack_) {
+      TRY(unpack(file_source()));
+    }
+    return false;
   }
   // What is hashed, checked and kept must be the same bytes, so they are read once.
   TRY_ASSIGN(Mapping copy, allocate(kernel_file_.size()));
@@ -199,7 +202,8 @@ Result<> GuestBoot::prepare() {
   const ByteSource source(copy.bytes());
   const ContentHash content = hash_content(copy.bytes());
   auto cached = cache_->find(content);
-  if (!cached) {
+  const bool found = cached.has_value();
+  if (!found) {
     if (to_unpack_) {
       TRY_ASSIGN(to_unpack_, read_bzimage(source));
       TRY(unpack(source));
@@ -216,7 +220,7 @@ Result<> GuestBoot::prepare() {
     cache_->remember(kernel_file_.identity(), content);
     take_cached(std::move(*cached));
   }
-  return {};
+  return found;
 }
 
 Result<> GuestBoot::copy_extents(GuestMemory& memory, MemoryState state, LoadReport& report) const {
@@ -255,9 +259,8 @@ Result<> GuestBoot::load_initramfs(GuestMemory& memory, LoadReport& report) cons
 Result<LoadReport> GuestBoot::load(GuestMemory& memory, MemoryState state) {
   const std::string name = "boot.kernel: " + kernel_file_.path();
   LoadReport report;
-  report.from_cache = cached_.has_value();
   std::uint64_t time = monotonic_ns();
-  TRY(named(prepare(), name));
+  TRY_ASSIGN(report.from_cache, named(prepare(), name));
   report.unpacked = !kernel_.packed;
   // Not for a kernel that is entered by PVH: it may not be one that can be moved.
   kaslr_ = config_.kaslr && report.unpacked && kernel_.protocol == BootProtocol::kLinux64 &&

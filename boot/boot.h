@@ -89,7 +89,8 @@ class GuestBoot {
   Result<> inspect();
   Result<> compose_cmdline();
   void take_cached(CachedKernel cached);
-  Result<> prepare();
+  /// Unpacks what is to be unpacked; true where the cache had it.
+  Result<bool> prepare();
   Result<> unpack(const ByteSource& file);
   ByteSource file_source() const { return {kernel_file_.fd(), kernel_file_.size()}; }
   ByteSource data_source() const;

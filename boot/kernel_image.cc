@@ -138,7 +138,7 @@ void take_note(std::string_view name, std::uint32_t type, std::span<const std::b
 /// Walks a PT_NOTE segment; it ends where it no longer makes sense, as every reader of notes does.
 Result<> read_notes(const ByteSource& source, const Elf64_Phdr& header, Notes& notes) {
   if (header.p_filesz > kNotesMax || !source.contains(header.p_offset, header.p_filesz)) {
-    return refuse("a damaged ELF file: its notes lie outside of the file");
+    return refuse("the ELF file ends before its notes do (truncated?)");
   }
   std::vector<std::byte> bytes(header.p_filesz);
   TRY(source.read(header.p_offset, bytes));
