@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "boot/cache.h"
 #include "boot/input_file.h"
@@ -83,8 +84,8 @@ class GuestBoot {
   Result<EntryPoint> write_boot_params(GuestMemory& memory, GuestAddress rsdp) const;
 
  private:
-  GuestBoot(const BootConfig& config, InputFile kernel_file)
-      : config_(config), kernel_file_(std::move(kernel_file)) {}
+  GuestBoot(BootConfig config, InputFile kernel_file)
+      : config_(std::move(config)), kernel_file_(std::move(kernel_file)) {}
 
   Result<> inspect();
   Result<> compose_cmdline();

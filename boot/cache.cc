@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -17,7 +18,6 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -217,7 +217,8 @@ std::optional<CachedKernel> KernelCache::open_entry(const std::string& name,
     auto kernel = read_cache_entry(ByteSource(fd.get(), size), content, status.st_mtim.tv_sec);
     if (kernel) {
       // For the order of eviction; the modification time must stay as it is.
-      const std::array<timespec, 2> times = {timespec{0, UTIME_NOW}, timespec{0, UTIME_OMIT}};
+      const std::array<timespec, 2> times = {timespec{.tv_sec = 0, .tv_nsec = UTIME_NOW},
+                                             timespec{.tv_sec = 0, .tv_nsec = UTIME_OMIT}};
       ::futimens(fd.get(), times.data());
       return CachedKernel{.fd = std::move(fd), .size = size, .kernel = std::move(*kernel)};
     }
@@ -285,7 +286,7 @@ Result<> KernelCache::write_entry(const std::string& temporary, const KernelImag
   ::clock_gettime(CLOCK_REALTIME, &now);
   now.tv_nsec = 0;
   TRY(write_cache_entry(fd.get(), kernel, source, content, now.tv_sec));
-  const std::array<timespec, 2> times = {timespec{0, UTIME_NOW}, now};
+  const std::array<timespec, 2> times = {timespec{.tv_sec = 0, .tv_nsec = UTIME_NOW}, now};
   // On disk before it gets its name: the length alone would not tell a power cut's zeros.
   if (::futimens(fd.get(), times.data()) < 0 || ::fsync(fd.get()) < 0 ||
       ::renameat(directory_.get(), temporary.c_str(), directory_.get(),

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string>
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
@@ -30,6 +31,6 @@ int main(int argc, char** argv) {
     const std::vector<std::uint8_t> input(bytes.begin(), bytes.end());
     LLVMFuzzerTestOneInput(input.data(), input.size());
   }
-  std::printf("%zu inputs replayed\n", files.size());
+  std::puts((std::to_string(files.size()) + " inputs replayed").c_str());
   return files.empty() ? 1 : 0;
 }
