@@ -284,7 +284,10 @@ Result<LoadReport> GuestBoot::load(GuestMemory& memory, MemoryState state) {
                                 system_random_below),
                    name));
   const std::uint64_t address = kernel_.start + placement_.physical_delta;
-  memory.populate(GuestAddress(address), kernel_.end - kernel_.start);
+  // Only what is read: pages of bss come at their first touch, and many are never touched.
+  for (const Extent& extent : kernel_.extents) {
+    memory.populate(GuestAddress(extent.address + placement_.physical_delta), extent.size);
+  }
   lap(time, report.populate_ns);
   TRY(named(copy_extents(memory, state, report), name));
   TRY(load_initramfs(memory, report));
