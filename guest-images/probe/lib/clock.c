@@ -34,7 +34,7 @@ static struct registers cpuid(uint32_t leaf) {
 }
 
 static uint64_t found_khz;
-static const char *found_where;
+static const char* found_where;
 
 static uint64_t khz_of_kvmclock(void) {
   static volatile struct kvm_time time __attribute__((aligned(32)));

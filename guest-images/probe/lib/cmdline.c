@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "probe.h"
 
-const char *command_line = "";
+const char* command_line = "";
 
-bool next_word(const char **rest, struct word *word) {
-  const char *text = *rest;
+bool next_word(const char** rest, struct word* word) {
+  const char* text = *rest;
   while (*text == ' ') {
     ++text;
   }
@@ -18,7 +18,7 @@ bool next_word(const char **rest, struct word *word) {
 }
 
 // How many characters of `text` the word begins with, all of them or 0.
-static size_t prefix_size(struct word word, const char *text) {
+static size_t prefix_size(struct word word, const char* text) {
   size_t size = 0;
   while (size < word.size && text[size] != '\0' && word.text[size] == text[size]) {
     ++size;
@@ -26,11 +26,11 @@ static size_t prefix_size(struct word word, const char *text) {
   return text[size] == '\0' ? size : 0;
 }
 
-bool word_is(struct word word, const char *text) {
+bool word_is(struct word word, const char* text) {
   return word.size > 0 && prefix_size(word, text) == word.size;
 }
 
-bool strip_name(struct word *word, const char *name) {
+bool strip_name(struct word* word, const char* name) {
   size_t size = prefix_size(*word, name);
   if (size == 0 || size >= word->size || word->text[size] != '=') {
     return false;
@@ -50,9 +50,9 @@ static unsigned digit_value(char c) {
   return 16;
 }
 
-bool take_number(struct word *word, uint64_t *number) {
-  const char *at = word->text;
-  const char *end = word->text + word->size;
+bool take_number(struct word* word, uint64_t* number) {
+  const char* at = word->text;
+  const char* end = word->text + word->size;
   unsigned base = 10;
   if (word->size > 2 && at[0] == '0' && at[1] == 'x') {
     base = 16;
@@ -78,8 +78,8 @@ bool take_number(struct word *word, uint64_t *number) {
   return true;
 }
 
-uint64_t number_word(const char *name, uint64_t otherwise) {
-  const char *rest = command_line;
+uint64_t number_word(const char* name, uint64_t otherwise) {
+  const char* rest = command_line;
   uint64_t result = otherwise;
   for (struct word word; next_word(&rest, &word);) {
     uint64_t value;

@@ -24,7 +24,7 @@ void print_char(char c) {
   --room;
 }
 
-void print(const char *text) {
+void print(const char* text) {
   for (; *text != '\0'; ++text) {
     if (*text == '\n') {
       print_char('\r');
@@ -45,28 +45,30 @@ static void print_digits(uint64_t value, unsigned base) {
   }
 }
 
-void print_number(uint64_t value) { print_digits(value, 10); }
+void print_number(uint64_t value) {
+  print_digits(value, 10);
+}
 
-static void print_name(const char *name) {
+static void print_name(const char* name) {
   print("probe: ");
   print(name);
   print("=");
 }
 
-void print_value(const char *name, uint64_t value) {
+void print_value(const char* name, uint64_t value) {
   print_name(name);
   print_number(value);
   print("\n");
 }
 
-void print_hex_value(const char *name, uint64_t value) {
+void print_hex_value(const char* name, uint64_t value) {
   print_name(name);
   print("0x");
   print_digits(value, 16);
   print("\n");
 }
 
-void print_text_value(const char *name, const char *text) {
+void print_text_value(const char* name, const char* text) {
   print_name(name);
   print(text);
   print("\n");

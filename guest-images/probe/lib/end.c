@@ -9,8 +9,8 @@
 #define PVPANIC_PANICKED 0x01
 
 // A VMM may take its time after the guest's last word; what comes next is for VMMs that did not
-// hear it. In ticks, because whoever ends after a fault had better not ask for the TSC's rate: about
-// a second.
+// hear it. In ticks, because whoever ends after a fault had better not ask for the TSC's rate:
+// about a second.
 #define PATIENCE_TICKS 3000000000
 
 static void be_patient(void) {
@@ -25,7 +25,7 @@ static void be_patient(void) {
 _Noreturn void end_power_off(void) {
   uint64_t address = SLEEP_CONTROL_PORT;
   uint64_t value = SLEEP_S5;
-  const char *rest = command_line;
+  const char* rest = command_line;
   for (struct word word; next_word(&rest, &word);) {
     if (strip_name(&word, "sleep") && take_number(&word, &address)) {
       (void)take_number(&word, &value);
@@ -53,7 +53,7 @@ _Noreturn void end_panic(void) {
 }
 
 static const struct {
-  const char *name;
+  const char* name;
   void (*end)(void);
 } ends[] = {
     {"poweroff", end_power_off}, {"reboot", end_reboot}, {"triple", end_triple_fault},
@@ -61,7 +61,7 @@ static const struct {
 };
 
 _Noreturn void end_as_told(void) {
-  const char *rest = command_line;
+  const char* rest = command_line;
   struct word told = {NULL, 0};
   for (struct word word; next_word(&rest, &word);) {
     if (strip_name(&word, "end")) {

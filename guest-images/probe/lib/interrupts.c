@@ -20,10 +20,16 @@ _Noreturn void on_trap(void);
 
 void service(uint32_t number, uint64_t first, uint32_t second);
 
-uint32_t apic_read(uint32_t reg) { return mmio_read32(LOCAL_APIC + reg); }
-void apic_write(uint32_t reg, uint32_t value) { mmio_write32(LOCAL_APIC + reg, value); }
+uint32_t apic_read(uint32_t reg) {
+  return mmio_read32(LOCAL_APIC + reg);
+}
+void apic_write(uint32_t reg, uint32_t value) {
+  mmio_write32(LOCAL_APIC + reg, value);
+}
 
-uint8_t irq_vector(unsigned irq) { return (uint8_t)(FIRST_IRQ + irq); }
+uint8_t irq_vector(unsigned irq) {
+  return (uint8_t)(FIRST_IRQ + irq);
+}
 
 void enable_interrupts(void) {
   out8(PIC1_MASK, 0xff);
@@ -42,7 +48,9 @@ void route_gsi(unsigned gsi, unsigned irq) {
   io_apic_write(entry, irq_vector(irq));
 }
 
-void wait_for_interrupt(uint64_t seen) { service(SERVICE_WAIT, seen, 0); }
+void wait_for_interrupt(uint64_t seen) {
+  service(SERVICE_WAIT, seen, 0);
+}
 
 void write_msr(uint32_t msr, uint64_t value) {
   service(SERVICE_WRITE_MSR, value, msr);

@@ -15,7 +15,8 @@
 #define USER_CODE 0x23
 #define TSS_SELECTOR 0x28
 
-#define USER_RFLAGS 0x202  // interrupts are always enabled; what must not come is masked at its source
+#define USER_RFLAGS \
+  0x202  // interrupts are always enabled; what must not come is masked at its source
 
 // Interrupt vectors.
 #define FIRST_IRQ 0x20

@@ -18,8 +18,8 @@
 
 // --- memory, ports and devices -----------------------------------------------------------------
 
-void *memcpy(void *to, const void *from, size_t size);
-void *memset(void *to, int value, size_t size);
+void* memcpy(void* to, const void* from, size_t size);
+void* memset(void* to, int value, size_t size);
 
 static inline uint8_t in8(uint16_t port) {
   uint8_t value;
@@ -35,13 +35,17 @@ static inline void out8(uint16_t port, uint8_t value) {
   __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory");
 }
 
-static inline uint8_t mmio_read8(uint64_t address) { return *(volatile uint8_t *)address; }
-static inline uint32_t mmio_read32(uint64_t address) { return *(volatile uint32_t *)address; }
+static inline uint8_t mmio_read8(uint64_t address) {
+  return *(volatile uint8_t*)address;
+}
+static inline uint32_t mmio_read32(uint64_t address) {
+  return *(volatile uint32_t*)address;
+}
 static inline void mmio_write8(uint64_t address, uint8_t value) {
-  *(volatile uint8_t *)address = value;
+  *(volatile uint8_t*)address = value;
 }
 static inline void mmio_write32(uint64_t address, uint32_t value) {
-  *(volatile uint32_t *)address = value;
+  *(volatile uint32_t*)address = value;
 }
 
 // --- time --------------------------------------------------------------------------------------
@@ -52,7 +56,9 @@ static inline uint64_t tsc(void) {
   __asm__ volatile("lfence\n\trdtsc" : "=a"(low), "=d"(high) : : "memory");
   return (uint64_t)high << 32 | low;
 }
-static inline void relax(void) { __asm__ volatile("pause" : : : "memory"); }
+static inline void relax(void) {
+  __asm__ volatile("pause" : : : "memory");
+}
 
 // Ticks of the TSC in a millisecond: from the word tsc_khz=, from kvmclock, from CPUID, in this
 // order; where none of them knows, a guess of 1 GHz, which print_tsc_source() admits (once a run).
@@ -76,18 +82,18 @@ void print_tsc_source(void);
 #define LINE_STATUS_EMPTY 0x20
 
 void print_char(char c);
-void print(const char *text);
+void print(const char* text);
 void print_number(uint64_t value);
 // "probe: NAME=VALUE", the form that programs read.
-void print_value(const char *name, uint64_t value);
-void print_hex_value(const char *name, uint64_t value);
-void print_text_value(const char *name, const char *text);
+void print_value(const char* name, uint64_t value);
+void print_hex_value(const char* name, uint64_t value);
+void print_text_value(const char* name, const char* text);
 
 // --- command line ------------------------------------------------------------------------------
 
 // A word's value, or the word that follows a `probe=` word: not NUL-terminated, ends at a space.
 struct word {
-  const char *text;
+  const char* text;
   size_t size;
 };
 // What follows the name of a test on the command line, where it is a number: "probe=touch 64".
@@ -97,15 +103,15 @@ struct argument {
 };
 
 // Takes the next word off `*rest`; false at the end.
-bool next_word(const char **rest, struct word *word);
-bool word_is(struct word word, const char *text);
+bool next_word(const char** rest, struct word* word);
+bool word_is(struct word word, const char* text);
 // True for "NAME=VALUE"; `word` becomes VALUE.
-bool strip_name(struct word *word, const char *name);
+bool strip_name(struct word* word, const char* name);
 // Decimal or 0x…; ends at the end of the word or at a comma. Takes it off `word`.
-bool take_number(struct word *word, uint64_t *number);
+bool take_number(struct word* word, uint64_t* number);
 // The value of the last word NAME=NUMBER, or `otherwise`.
-uint64_t number_word(const char *name, uint64_t otherwise);
-extern const char *command_line;
+uint64_t number_word(const char* name, uint64_t otherwise);
+extern const char* command_line;
 
 // --- what the VMM told at the start --------------------------------------------------------------
 
@@ -130,7 +136,7 @@ struct memory_map_entry {
   uint32_t reserved;
 };
 #define MEMORY_MAP_RAM 1
-extern const struct start_info *start_info;
+extern const struct start_info* start_info;
 // First address behind the probe itself.
 extern uint8_t probe_end[];
 
@@ -167,7 +173,8 @@ void route_gsi(unsigned gsi, unsigned irq);
 void wait_for_interrupt(uint64_t seen);
 void write_msr(uint32_t msr, uint64_t value);
 
-// --- the end ---------------------------------------------------------------------------------------
+// --- the end
+// ---------------------------------------------------------------------------------------
 
 // Each tries what its name says and, where the VMM has no such device, harder ways after a second:
 // ACPI sleep control -> i8042 reset -> triple fault.
@@ -179,11 +186,12 @@ _Noreturn void end_halt(void);
 // By the word end=poweroff|reboot|triple|panic|halt; poweroff without it.
 _Noreturn void end_as_told(void);
 
-// --- tests -----------------------------------------------------------------------------------------
+// --- tests
+// -----------------------------------------------------------------------------------------
 
 struct test {
-  const char *name;
-  void (*run)(const struct argument *argument);
+  const char* name;
+  void (*run)(const struct argument* argument);
 };
 extern const struct test tests[];
 extern const size_t test_count;

@@ -6,7 +6,7 @@
 #define EVENT_GSI 9
 #define EVENT_POWER_BUTTON 0x1
 
-void test_button(const struct argument *argument) {
+void test_button(const struct argument* argument) {
   (void)argument;
   enable_interrupts();
   route_gsi(EVENT_GSI, EVENT_GSI);

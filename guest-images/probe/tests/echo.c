@@ -2,7 +2,7 @@
 // probe=echo: sends back what COM1 receives, by polling, up to and with the first 'q'.
 #include "tests.h"
 
-void test_echo(const struct argument *argument) {
+void test_echo(const struct argument* argument) {
   (void)argument;
   print_text_value("echo", "ready");
   uint64_t received = 0;

@@ -5,9 +5,11 @@
 
 #define VIRTIO_MMIO 0xc0001000
 
-static uint64_t average(uint64_t start, uint64_t count) { return (tsc() - start) / count; }
+static uint64_t average(uint64_t start, uint64_t count) {
+  return (tsc() - start) / count;
+}
 
-void test_exits(const struct argument *argument) {
+void test_exits(const struct argument* argument) {
   uint64_t count = argument->given && argument->number > 0 ? argument->number : 1000;
   uint64_t address = number_word("mmio", VIRTIO_MMIO);
   print_tsc_source();

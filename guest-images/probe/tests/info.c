@@ -2,7 +2,7 @@
 // What the VMM told at the start: command line, memory map, ACPI, modules, the TSC's rate.
 #include "tests.h"
 
-void test_info(const struct argument *argument) {
+void test_info(const struct argument* argument) {
   (void)argument;
   print_text_value("cmdline", command_line);
   print_value("pvh_version", start_info->version);
@@ -13,7 +13,7 @@ void test_info(const struct argument *argument) {
   if (start_info->version == 0) {
     return;
   }
-  const struct memory_map_entry *map = (const struct memory_map_entry *)start_info->memory_map;
+  const struct memory_map_entry* map = (const struct memory_map_entry*)start_info->memory_map;
   uint64_t ram = 0;
   for (uint32_t i = 0; i < start_info->memory_map_entries; ++i) {
     print_hex_value("map_address", map[i].address);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// probe=irq N: interrupts into a CPL 0 handler and back (N of each kind, 1000 without a number), sent
-// by the local APIC to itself and by its one-shot timer.
+// probe=irq N: interrupts into a CPL 0 handler and back (N of each kind, 1000 without a number),
+// sent by the local APIC to itself and by its one-shot timer.
 #include "tests.h"
 
 #define DIVIDE_BY_1 0xb
@@ -11,7 +11,7 @@ static void wait_until(unsigned irq, uint64_t count) {
   }
 }
 
-void test_irq(const struct argument *argument) {
+void test_irq(const struct argument* argument) {
   uint64_t count = argument->given && argument->number > 0 ? argument->number : 1000;
   print_tsc_source();
   enable_interrupts();

@@ -5,7 +5,7 @@
 #define ENABLE_RECEIVED 0x01
 #define MODEM_OUT2 0x08  // the gate between a PC's UART and its interrupt line
 
-void test_serial_irq(const struct argument *argument) {
+void test_serial_irq(const struct argument* argument) {
   (void)argument;
   enable_interrupts();
   route_gsi(COM1_GSI, COM1_GSI);

@@ -2,7 +2,7 @@
 // probe=spin MS: a vCPU that is busy for so long (1000 ms without a number), never leaving CPL 3.
 #include "tests.h"
 
-void test_spin(const struct argument *argument) {
+void test_spin(const struct argument* argument) {
   uint64_t ms = argument->given ? argument->number : 1000;
   print_tsc_source();
   uint64_t end = tsc() + ms * tsc_khz();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // probe=touch MIB: writes one word into each 4 KiB page of so much RAM (16 MiB without a number),
-// from 2 MiB on, then reads all of them back; RAM is what the memory map says, above 4 GiB too.
+// from the address in the word from= on (2 MiB without it), then reads all of them back; RAM is
+// what the memory map says, above 4 GiB too.
 #include "tests.h"
 
 #define MIB ((uint64_t)1 << 20)
@@ -8,7 +9,7 @@
 #define PAGE 4096
 #define FIRST (2 * MIB)  // behind the probe itself and all that a VMM puts into low memory
 #define MAPPED_GIB 4
-#define POINTERS 512     // one table of them maps 512 GiB
+#define POINTERS 512  // one table of them maps 512 GiB
 #define PTE_LINK 0x27
 #define PTE_PAGE 0xe7
 
@@ -20,7 +21,7 @@ static uint64_t map_gib(uint64_t gib, uint64_t spare) {
   if (page_pointers[gib] != 0) {
     return 0;
   }
-  volatile uint64_t *directory = (volatile uint64_t *)spare;
+  volatile uint64_t* directory = (volatile uint64_t*)spare;
   for (uint64_t i = 0; i < 512; ++i) {
     directory[i] = gib * GIB + i * 2 * MIB + PTE_PAGE;
   }
@@ -28,9 +29,9 @@ static uint64_t map_gib(uint64_t gib, uint64_t spare) {
   return PAGE;
 }
 
-static bool ram_entry(uint32_t index, uint64_t *start, uint64_t *end) {
-  const struct memory_map_entry *entry =
-      (const struct memory_map_entry *)start_info->memory_map + index;
+static bool ram_entry(uint32_t index, uint64_t* start, uint64_t* end) {
+  const struct memory_map_entry* entry =
+      (const struct memory_map_entry*)start_info->memory_map + index;
   *start = entry->address < FIRST ? FIRST : (entry->address + PAGE - 1) / PAGE * PAGE;
   *end = (entry->address + entry->size) / PAGE * PAGE;
   if (*end > POINTERS * GIB) {
@@ -39,14 +40,16 @@ static bool ram_entry(uint32_t index, uint64_t *start, uint64_t *end) {
   return entry->type == MEMORY_MAP_RAM && *start < *end;
 }
 
-static uint64_t pattern(uint64_t address) { return address ^ 0x9e3779b97f4a7c15; }
+static uint64_t pattern(uint64_t address) {
+  return address ^ 0x9e3779b97f4a7c15;
+}
 
 struct progress {
   uint64_t pages;
   uint64_t wrong;
 };
 
-static void walk(uint64_t first_page, uint64_t pages, bool write, struct progress *progress) {
+static void walk(uint64_t first_page, uint64_t pages, bool write, struct progress* progress) {
   for (uint32_t i = 0; i < start_info->memory_map_entries; ++i) {
     uint64_t address;
     uint64_t end;
@@ -57,7 +60,7 @@ static void walk(uint64_t first_page, uint64_t pages, bool write, struct progres
       address = first_page;
     }
     for (; address < end && progress->pages < pages; address += PAGE, ++progress->pages) {
-      volatile uint64_t *word = (volatile uint64_t *)address;
+      volatile uint64_t* word = (volatile uint64_t*)address;
       if (write) {
         *word = pattern(address);
       } else if (*word != pattern(address)) {
@@ -67,7 +70,7 @@ static void walk(uint64_t first_page, uint64_t pages, bool write, struct progres
   }
 }
 
-void test_touch(const struct argument *argument) {
+void test_touch(const struct argument* argument) {
   uint64_t pages = (argument->given ? argument->number : 16) * MIB / PAGE;
   if (start_info->version == 0) {
     print("probe: touch needs a memory map\n");
@@ -82,6 +85,10 @@ void test_touch(const struct argument *argument) {
         first_page += map_gib(gib, first_page);
       }
     }
+  }
+  uint64_t from = number_word("from", first_page);
+  if (from > first_page) {
+    first_page = (from + PAGE - 1) / PAGE * PAGE;
   }
   print_tsc_source();
   struct progress written = {0, 0};

@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The probe and the bare floor: on this machine's KVM where there is one, and on QEMU's emulator.
+
+usage: probe_test.py PROBE FLOOR [unittest arguments]    exit 77: neither KVM nor QEMU
+"""
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import unittest
+
+PROBE = ""
+FLOOR = ""
+QEMU = shutil.which("qemu-system-x86_64")
+TIMEOUT = 60  # seconds; a run takes one or two
+
+
+def kvm_usable():
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+        return True
+    except OSError:
+        return False
+
+
+def values(output):
+    """{name: [text, ...]} of the lines "probe: name=text"."""
+    found = {}
+    for line in output.splitlines():
+        name, equals, text = line.removeprefix("probe: ").partition("=")
+        if line.startswith("probe: ") and equals:
+            found.setdefault(name, []).append(text)
+    return found
+
+
+class Image(unittest.TestCase):
+    """What loaders see of the file."""
+
+    def setUp(self):
+        with open(PROBE, "rb") as file:
+            self.bytes = file.read()
+        offset, = struct.unpack_from("<Q", self.bytes, 0x20)
+        count, = struct.unpack_from("<H", self.bytes, 0x38)
+        self.segments = [struct.unpack_from("<IIQQQQQQ", self.bytes, offset + 56 * i)
+                         for i in range(count)]
+
+    def test_lies_at_1_mib_and_nothing_is_writable_and_executable(self):
+        loads = [segment for segment in self.segments if segment[0] == 1]
+        self.assertEqual(min(segment[4] for segment in loads), 0x100000)
+        for segment in loads:
+            self.assertNotEqual(segment[1] & 3, 3)
+            self.assertLess(segment[4] + segment[6], 0x200000)
+
+    def test_has_the_pvh_note_and_no_other(self):
+        notes = [segment for segment in self.segments if segment[0] == 4]
+        self.assertEqual(len(notes), 1)
+        offset, size = notes[0][2], notes[0][5]
+        self.assertEqual(struct.unpack_from("<III4sQ", self.bytes, offset),
+                         (4, 8, 18, b"Xen\0", 0x100000))
+        self.assertEqual(size, 24)
+
+
+@unittest.skipUnless(kvm_usable(), "no usable /dev/kvm")
+class Native(unittest.TestCase):
+    def floor(self, words, *options):
+        run = subprocess.run([FLOOR, "--cmdline", words, *options, PROBE], capture_output=True,
+                             text=True, timeout=TIMEOUT, check=False)
+        return run.returncode, run.stdout, run.stderr
+
+    def test_start_is_marked_then_says_so(self):
+        before = time.monotonic_ns()
+        status, output, _ = self.floor("probe=start end=reboot", "--t0", str(before))
+        took_us = (time.monotonic_ns() - before) / 1000
+        self.assertEqual(status, 10)
+        first, second = output.splitlines()
+        name, _, us = first.partition("=")
+        self.assertEqual((name, second), ("floor: first_write_us", "probe: start"))
+        self.assertTrue(0 < int(us) < took_us, us)
+
+    def test_the_floor_can_end_at_the_mark(self):
+        self.assertEqual(self.floor("probe=start end=reboot", "--mark"), (0, "", ""))
+
+    def test_ends(self):
+        for words, status in {"probe=poweroff": 0, "probe=reboot": 10, "probe=panic": 11,
+                              "probe=triple": 12, "probe=hello": 0, "probe=hello end=poweroff": 0,
+                              "probe=hello end=reboot": 10, "probe=hello end=panic": 11,
+                              "probe=hello end=triple": 12,
+                              "end=triple probe=hello end=reboot": 10}.items():
+            with self.subTest(words):
+                self.assertEqual(self.floor(words)[0], status)
+
+    def test_a_power_off_that_nobody_hears_becomes_a_reset(self):
+        self.assertEqual(self.floor("probe=hello sleep=0x620,1")[0], 10)
+
+    def test_hello(self):
+        self.assertEqual(self.floor("probe=hello"), (0, "probe: hello from CPL 3\n", ""))
+
+    def test_tests_run_in_order_with_their_numbers(self):
+        status, output, _ = self.floor("probe=hello quiet probe=spin 0 probe=start console=x")
+        lines = output.splitlines()
+        self.assertEqual((status, lines[0], lines[-1]),
+                         (0, "probe: hello from CPL 3", "probe: start"))
+        self.assertEqual(values(output)["spin_ms"], ["0"])
+
+    def test_a_fault_is_reported(self):
+        status, output, _ = self.floor("probe=trap probe=hello")
+        found = values(output)
+        self.assertEqual(status, 11)
+        self.assertEqual((found["trap"], found["trap_cs"], found["trap_address"]),
+                         (["14"], ["0x23"], [hex(1 << 40)]))
+        self.assertNotIn("hello", output)
+
+    def test_unknown_words_are_refused(self):
+        for words, text in {"probe=nonsense": "no test is called 'nonsense'", "quiet": "no test",
+                            "probe=hell": "no test", "probe=hello end=soon": "end= takes"}.items():
+            with self.subTest(words):
+                status, output, _ = self.floor(words)
+                self.assertEqual(status, 11)
+                self.assertIn(text, output)
+
+    def test_interrupts(self):
+        status, output, _ = self.floor("probe=irq 50")
+        found = values(output)
+        self.assertEqual(status, 0)
+        self.assertEqual((found["irq_self"], found["irq_timer"]), (["50"], ["50"]))
+
+    def test_spin_lasts(self):
+        before = time.monotonic()
+        status, output, _ = self.floor("probe=spin 300")
+        self.assertGreater(time.monotonic() - before, 0.3)
+        self.assertEqual(status, 0)
+        self.assertNotEqual(values(output)["tsc_source"], ["guess"])
+
+    def test_exits_are_measured(self):
+        status, output, _ = self.floor("probe=exits 20")
+        found = values(output)
+        self.assertEqual(status, 0)
+        for name in ("port_read_ticks", "port_write_ticks", "mmio_read_ticks", "apic_read_ticks"):
+            self.assertGreater(int(found[name][0]), 0, name)
+
+    def test_touch(self):
+        status, output, _ = self.floor("probe=touch 1024", "--memory", "64")
+        found = values(output)
+        self.assertEqual(status, 0)
+        self.assertEqual((found["touch_pages"], found["touch_wrong"]), ([str(62 * 256)], ["0"]))
+
+    def test_the_floor_refuses(self):
+        for arguments, status in [([], 64), (["--memory", "1", PROBE], 64),
+                                  (["--memory", "x", PROBE], 64), (["--memory", "4096", PROBE], 64),
+                                  (["--speed", PROBE], 64), ([PROBE, PROBE], 64),
+                                  (["/nonexistent"], 65), ([FLOOR], 65), (["/dev/null"], 65)]:
+            with self.subTest(arguments):
+                run = subprocess.run([FLOOR, *arguments], capture_output=True, text=True,
+                                     timeout=TIMEOUT, check=False)
+                self.assertEqual(run.returncode, status)
+                self.assertEqual(len(run.stderr.splitlines()), 1)
+
+
+@unittest.skipUnless(QEMU, "no qemu-system-x86_64")
+class Emulated(unittest.TestCase):
+    MICROVM = ("-M", "microvm,acpi=off,isa-serial=on")
+
+    def command(self, words, machine, *options):
+        return [QEMU, *machine, "-accel", "tcg", "-m", "128", "-nodefaults", "-no-user-config",
+                "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", PROBE, "-append",
+                words, *options]
+
+    def qemu(self, words, *options, machine=MICROVM):
+        run = subprocess.run(self.command(words, machine, *options), stdin=subprocess.DEVNULL,
+                             capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        return run.returncode, run.stdout
+
+    def typed(self, words, *texts):
+        """The output of a run that gets each of `texts` after it has said that it is ready."""
+        with subprocess.Popen(self.command(words, self.MICROVM), stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as process:
+            try:
+                output = b""
+                while not output.endswith(b"=ready\r\n"):
+                    byte = process.stdout.read(1)
+                    self.assertTrue(byte, output)
+                    output += byte
+                for text in texts:
+                    process.stdin.write(text)
+                    process.stdin.flush()
+                    time.sleep(0.2)
+                return process.communicate(timeout=TIMEOUT)[0].decode()
+            finally:
+                process.kill()
+
+    def test_hello_and_a_triple_fault(self):
+        status, output = self.qemu("probe=hello end=triple")
+        self.assertEqual(status, 0)
+        self.assertIn("probe: hello from CPL 3", output)
+
+    def test_what_the_vmm_tells(self):
+        found = values(self.qemu("probe=info end=triple")[1])
+        self.assertEqual((found["cmdline"], found["modules"]),
+                         (["probe=info end=triple"], ["0"]))
+        self.assertTrue(120 << 20 < int(found["ram_bytes"][0]) <= 128 << 20)
+
+    def test_interrupts_and_memory(self):
+        found = values(self.qemu("probe=irq 50 probe=touch 32 end=triple")[1])
+        self.assertEqual((found["irq_self"], found["irq_timer"]), (["50"], ["50"]))
+        self.assertEqual((found["touch_pages"], found["touch_wrong"]), (["8192"], ["0"]))
+
+    def test_memory_above_4_gib(self):
+        status, output = self.qemu("probe=touch 4 from=0x100000000 end=reboot", "-m", "5G",
+                                   machine=("-M", "q35"))
+        found = values(output)
+        self.assertEqual(status, 0)
+        self.assertEqual((found["touch_pages"], found["touch_wrong"]), (["1024"], ["0"]))
+
+    def test_a_panic(self):
+        status, _ = self.qemu("probe=panic", "-device", "pvpanic", "-action", "panic=exit-failure",
+                              machine=("-M", "q35"))
+        self.assertEqual(status, 1)
+
+    def test_a_power_off_by_its_word(self):
+        # isa-debug-exit stands in for another VMM's sleep control register, because it sets a status.
+        status, output = self.qemu("probe=hello sleep=0xf4,1", "-device",
+                                   "isa-debug-exit,iobase=0xf4,iosize=1")
+        self.assertEqual(status, 3)  # value * 2 + 1
+        self.assertIn("hello", output)
+
+    def test_input_polled(self):
+        output = self.typed("probe=echo end=triple", b"abc", b"defq")
+        self.assertIn("abcdefq\r\n", output)
+        self.assertEqual(values(output)["echo_received"], ["7"])
+
+    def test_input_by_interrupt(self):
+        output = self.typed("probe=serial-irq end=triple", b"abc", b"0123456789" * 5, b"q")
+        found = values(output)
+        self.assertIn("abc" + "0123456789" * 5 + "q\r\n", output)
+        self.assertEqual(found["serial_irq_received"], ["54"])
+        self.assertGreaterEqual(int(found["serial_irq_interrupts"][0]), 3)
+
+    def test_halt_stays(self):
+        with subprocess.Popen(self.command("probe=hello probe=halt", self.MICROVM),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            try:
+                self.assertEqual(process.stdout.readline(), b"probe: hello from CPL 3\r\n")
+                with self.assertRaises(subprocess.TimeoutExpired):
+                    process.wait(1)
+            finally:
+                process.kill()
+
+
+if __name__ == "__main__":
+    PROBE, FLOOR = sys.argv[1:3]
+    if not kvm_usable() and not QEMU:
+        sys.exit(77)
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
