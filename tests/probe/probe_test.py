@@ -125,12 +125,13 @@ class Native(unittest.TestCase):
         status, output, _ = self.floor("probe=irq 50")
         found = values(output)
         self.assertEqual(status, 0)
-        self.assertEqual((found["irq_self"], found["irq_timer"]), (["50"], ["50"]))
+        self.assertEqual((found["irq_self"], found["irq_timer"]), (["50"], ["52"]))
+        self.assertEqual((found["irq_woken"], found["irq_spurious"]), (["1"], ["0"]))
 
     def test_spin_lasts(self):
         before = time.monotonic()
-        status, output, _ = self.floor("probe=spin 300")
-        self.assertGreater(time.monotonic() - before, 0.3)
+        status, output, _ = self.floor("probe=spin 500")
+        self.assertTrue(0.5 < time.monotonic() - before < 1.9)  # a wrong rate is wrong by far
         self.assertEqual(status, 0)
         self.assertNotEqual(values(output)["tsc_source"], ["guess"])
 
@@ -204,15 +205,31 @@ class Emulated(unittest.TestCase):
 
     def test_interrupts_and_memory(self):
         found = values(self.qemu("probe=irq 50 probe=touch 32 end=triple")[1])
-        self.assertEqual((found["irq_self"], found["irq_timer"]), (["50"], ["50"]))
+        self.assertEqual((found["irq_self"], found["irq_timer"]), (["50"], ["52"]))
+        self.assertEqual((found["irq_woken"], found["irq_spurious"]), (["1"], ["0"]))
         self.assertEqual((found["touch_pages"], found["touch_wrong"]), (["8192"], ["0"]))
 
     def test_memory_above_4_gib(self):
-        status, output = self.qemu("probe=touch 4 from=0x100000000 end=reboot", "-m", "5G",
+        status, output = self.qemu("probe=touch 4 from=0x100001001 end=reboot", "-m", "5G",
                                    machine=("-M", "q35"))
         found = values(output)
         self.assertEqual(status, 0)
-        self.assertEqual((found["touch_pages"], found["touch_wrong"]), (["1024"], ["0"]))
+        self.assertEqual((found["touch_pages"], found["touch_from"], found["touch_wrong"]),
+                         (["1024"], ["0x100002000"], ["0"]))
+
+    def test_every_gib_is_mapped_to_itself(self):
+        # q35 has 2 GiB below the hole and the rest above 4 GiB.
+        _, output = self.qemu("probe=touch 1 stride=0x4000000 end=reboot", "-m", "5G",
+                              machine=("-M", "q35"))
+        found = values(output)
+        self.assertEqual((found["touch_pages"], found["touch_wrong"]), ([str(5 * 16)], ["0"]))
+        self.assertGreater(int(found["touch_last"][0], 16), 6 << 30)
+
+    def test_the_timer_that_a_bios_leaves_running_does_not_disturb(self):
+        _, output = self.qemu("probe=spin 300 probe=irq 5 end=reboot", machine=("-M", "q35"))
+        found = values(output)
+        self.assertNotIn("trap", found)
+        self.assertEqual(found["irq_timer"], ["7"])
 
     def test_a_panic(self):
         status, _ = self.qemu("probe=panic", "-device", "pvpanic", "-action", "panic=exit-failure",

@@ -129,6 +129,8 @@ invalid_opcode:
     je write_msr
     cmpl $SERVICE_HALT, %edi
     je halt
+    cmpl $SERVICE_ENABLE_INTERRUPTS, %edi
+    je enable_interrupts_at_cpl_3
     lidt no_idt_pointer
     ud2
 wait:
@@ -142,6 +144,9 @@ write_msr:
     movq %rsi, %rdx
     shrq $32, %rdx
     wrmsr
+    iretq
+enable_interrupts_at_cpl_3:
+    orq $RFLAGS_INTERRUPTS, 16(%rsp)
     iretq
 halt:
     cli

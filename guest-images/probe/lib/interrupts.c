@@ -35,6 +35,7 @@ void enable_interrupts(void) {
   out8(PIC1_MASK, 0xff);
   out8(PIC2_MASK, 0xff);
   apic_write(APIC_SPURIOUS, APIC_ENABLE | irq_vector(IRQ_SPURIOUS));
+  service(SERVICE_ENABLE_INTERRUPTS, 0, 0);
 }
 
 static void io_apic_write(uint32_t reg, uint32_t value) {

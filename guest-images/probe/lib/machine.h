@@ -15,8 +15,10 @@
 #define USER_CODE 0x23
 #define TSS_SELECTOR 0x28
 
-#define USER_RFLAGS \
-  0x202  // interrupts are always enabled; what must not come is masked at its source
+// Interrupts are off until a test asks for them: a BIOS may have left a timer running that comes
+// under the vector of an exception.
+#define USER_RFLAGS 0x2
+#define RFLAGS_INTERRUPTS 0x200
 
 // Interrupt vectors.
 #define FIRST_IRQ 0x20
@@ -32,6 +34,7 @@
 #define SERVICE_WAIT 1       // sleep until interrupts_seen differs from the second argument
 #define SERVICE_WRITE_MSR 2  // the second argument into the MSR that the third one names
 #define SERVICE_HALT 3       // for good, with interrupts off
+#define SERVICE_ENABLE_INTERRUPTS 4
 
 #define LOCAL_APIC 0xfee00000
 #define LOCAL_APIC_EOI 0xb0

@@ -165,7 +165,7 @@ void apic_write(uint32_t reg, uint32_t value);
 #define IRQ_SELF 1
 #define IRQ_SPURIOUS 15
 uint8_t irq_vector(unsigned irq);
-// Switches the local APIC on and the old interrupt controllers off.
+// Switches the local APIC on, the old interrupt controllers off, and lets interrupts in.
 void enable_interrupts(void);
 // Routes an edge-triggered line of the IOAPIC to irq_vector(irq) of this processor.
 void route_gsi(unsigned gsi, unsigned irq);

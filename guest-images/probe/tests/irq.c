@@ -4,6 +4,7 @@
 #include "tests.h"
 
 #define DIVIDE_BY_1 0xb
+#define SLEEP_TICKS 1000000  // of the APIC's timer: 1 ms under KVM
 
 static void wait_until(unsigned irq, uint64_t count) {
   while (interrupt_counts[irq] < count) {
@@ -32,6 +33,16 @@ void test_irq(const struct argument* argument) {
     wait_until(IRQ_TIMER, i);
   }
   print_value("irq_timer_ticks", (tsc() - start) / count);
+
+  // An interrupt that came before the wait must end it too, or this test never ends.
+  uint64_t seen = interrupts_seen;
+  apic_write(APIC_TIMER_COUNT, 1);
+  wait_until(IRQ_TIMER, count + 1);
+  wait_for_interrupt(seen);
+  seen = interrupts_seen;
+  apic_write(APIC_TIMER_COUNT, SLEEP_TICKS);
+  wait_for_interrupt(seen);
+  print_value("irq_woken", interrupts_seen - seen);
   apic_write(APIC_TIMER, APIC_MASKED);
   print_value("irq_timer", interrupt_counts[IRQ_TIMER]);
   print_value("irq_spurious", interrupt_counts[IRQ_SPURIOUS]);

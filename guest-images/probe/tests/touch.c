@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // probe=touch MIB: writes one word into each 4 KiB page of so much RAM (16 MiB without a number),
-// from the address in the word from= on (2 MiB without it), then reads all of them back; RAM is
-// what the memory map says, above 4 GiB too.
+// then reads all of them back. RAM is what the memory map says, above 4 GiB too. The word from= is
+// the address to begin at, 2 MiB without it; stride= the bytes from one page to the next.
 #include "tests.h"
 
 #define MIB ((uint64_t)1 << 20)
@@ -44,60 +44,81 @@ static uint64_t pattern(uint64_t address) {
   return address ^ 0x9e3779b97f4a7c15;
 }
 
-struct progress {
+struct walk {
+  uint64_t from;
+  uint64_t stride;
+  uint64_t pages_max;
   uint64_t pages;
   uint64_t wrong;
+  uint64_t last;
 };
 
-static void walk(uint64_t first_page, uint64_t pages, bool write, struct progress* progress) {
+static void walk(struct walk* walk, bool write) {
+  walk->pages = 0;
   for (uint32_t i = 0; i < start_info->memory_map_entries; ++i) {
     uint64_t address;
     uint64_t end;
     if (!ram_entry(i, &address, &end)) {
       continue;
     }
-    if (address < first_page) {
-      address = first_page;
+    if (address < walk->from) {
+      address = walk->from;
     }
-    for (; address < end && progress->pages < pages; address += PAGE, ++progress->pages) {
+    for (; address < end && walk->pages < walk->pages_max; address += walk->stride) {
       volatile uint64_t* word = (volatile uint64_t*)address;
       if (write) {
         *word = pattern(address);
       } else if (*word != pattern(address)) {
-        ++progress->wrong;
+        ++walk->wrong;
       }
+      ++walk->pages;
+      walk->last = address;
     }
   }
 }
 
-void test_touch(const struct argument* argument) {
-  uint64_t pages = (argument->given ? argument->number : 16) * MIB / PAGE;
-  if (start_info->version == 0) {
-    print("probe: touch needs a memory map\n");
-    end_panic();
-  }
-  uint64_t first_page = FIRST;
+// Maps all RAM; returns the first address that is free after that.
+static uint64_t map_ram(void) {
+  uint64_t spare = FIRST;
   for (uint32_t i = 0; i < start_info->memory_map_entries; ++i) {
     uint64_t start;
     uint64_t end;
     if (ram_entry(i, &start, &end) && end > MAPPED_GIB * GIB) {
       for (uint64_t gib = start / GIB; gib * GIB < end; ++gib) {
-        first_page += map_gib(gib, first_page);
+        spare += map_gib(gib, spare);
       }
     }
   }
-  uint64_t from = number_word("from", first_page);
-  if (from > first_page) {
-    first_page = (from + PAGE - 1) / PAGE * PAGE;
+  return spare;
+}
+
+static uint64_t page_aligned(uint64_t value) {
+  return (value + PAGE - 1) / PAGE * PAGE;
+}
+
+void test_touch(const struct argument* argument) {
+  if (start_info->version == 0) {
+    print("probe: touch needs a memory map\n");
+    end_panic();
+  }
+  uint64_t spare = map_ram();
+  struct walk steps = {.from = page_aligned(number_word("from", spare)),
+                       .stride = page_aligned(number_word("stride", PAGE)),
+                       .pages_max = (argument->given ? argument->number : 16) * MIB / PAGE};
+  if (steps.from < spare) {
+    steps.from = spare;
+  }
+  if (steps.stride == 0) {
+    steps.stride = PAGE;
   }
   print_tsc_source();
-  struct progress written = {0, 0};
   uint64_t start = tsc();
-  walk(first_page, pages, true, &written);
+  walk(&steps, true);
   uint64_t ticks = tsc() - start;
-  struct progress read = {0, 0};
-  walk(first_page, pages, false, &read);
-  print_value("touch_pages", written.pages);
-  print_value("touch_page_ticks", written.pages == 0 ? 0 : ticks / written.pages);
-  print_value("touch_wrong", read.wrong);
+  walk(&steps, false);
+  print_value("touch_pages", steps.pages);
+  print_hex_value("touch_from", steps.from);
+  print_hex_value("touch_last", steps.last);
+  print_value("touch_page_ticks", steps.pages == 0 ? 0 : ticks / steps.pages);
+  print_value("touch_wrong", steps.wrong);
 }
