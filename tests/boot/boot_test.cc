@@ -316,6 +316,23 @@ TEST_CASE("boot: inputs that do not fit into memory are refused by their size") 
   CHECK(refusal(32 * kMiB).find("initramfs of 1048576 MiB does not fit") != std::string::npos);
 }
 
+TEST_CASE("boot: a kernel that is written to meanwhile is refused") {
+  const TemporaryDirectory directory;
+  const Bytes vmlinux = build_elf(linux_kernel());
+  BootConfig config = uncached(directory.file("vmlinux", vmlinux));
+  for (const CacheMode mode : {CacheMode::kOff, CacheMode::kDirectory}) {
+    config.cache = mode;
+    config.cache_directory = directory.path("cache");
+    directory.file("vmlinux", vmlinux);
+    const auto boot = opened(config);
+    REQUIRE(::truncate(config.kernel_path.c_str(), static_cast<off_t>(vmlinux.size() + 4)) == 0);
+    const auto memory = memory_of(64 * kMiB);
+    const auto report = boot->load(*memory, MemoryState::kZero);
+    REQUIRE_FALSE(report);
+    CHECK(report.error().message().find("changes while it is read") != std::string::npos);
+  }
+}
+
 TEST_CASE("boot: what is no readable regular file is refused by what it is") {
   const TemporaryDirectory directory;
   const auto of = [&](const std::string& path) { return error_of(uncached(path)); };

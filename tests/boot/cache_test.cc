@@ -139,8 +139,10 @@ TEST_CASE("cache: KASLR works from it, and anew at each boot") {
 
 TEST_CASE("cache: a settled file is found without being read, a changed one is not") {
   const TemporaryDirectory directory;
-  const std::string path = directory.file("vmlinux", kernel_of(0x5000, 1));
-  const BootConfig config = config_of(path, directory.path("cache"));
+  const auto packed = [](std::uint32_t seed) {
+    return build_bzimage(compress(kernel_of(0x5000, seed), Compression::kZstd));
+  };
+  BootConfig config = config_of(directory.file("bzImage", packed(1)), directory.path("cache"));
   booted(config);
   // Too young: its times might stay the same over another change.
   CHECK(names(config.cache_directory, "i-").empty());
@@ -148,8 +150,12 @@ TEST_CASE("cache: a settled file is found without being read, a changed one is n
   booted(config);
   CHECK(names(config.cache_directory, "i-").size() == 1);
   CHECK(booted(config).from_cache);
+  // What the cache has is unpacked, so it is not what this asks for.
+  config.unpack = false;
+  CHECK_FALSE(booted(config).unpacked);
+  config.unpack = true;
 
-  directory.file("vmlinux", kernel_of(0x5000, 2));
+  directory.file("bzImage", packed(2));
   CHECK_FALSE(booted(config).from_cache);
   CHECK(names(config.cache_directory, "k-").size() == 2);
 }
