@@ -22,9 +22,10 @@ inline constexpr std::string_view kDefaultLinuxCmdline =
     // a row of port exits.
     "8250.nr_uarts=1 "
     // Our keyboard controller is there for reset and ctrl-alt-del. Without these words the driver
-    // tests it for a mouse port, for four multiplexed ones, for what PNP knows of it, and blinks
-    // the keyboard's lamps: all port exits, some with waits of half a second when unanswered.
-    "i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd";
+    // tests it for a mouse port and for four multiplexed ones, and blinks the keyboard's lamps: all
+    // port exits, some with waits of half a second when unanswered. (Not nopnp: with hardware-reduced
+    // ACPI the keyboard's interrupt comes from its ACPI device alone.)
+    "i8042.noaux i8042.nomux i8042.dumbkbd";
 
 /// Added while the VM has no PCI bus: the kernel else reads the configuration space of all 32 slots
 /// by port exits before ACPI could tell it that there is none.
