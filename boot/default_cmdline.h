@@ -23,8 +23,8 @@ inline constexpr std::string_view kDefaultLinuxCmdline =
     "8250.nr_uarts=1 "
     // Our keyboard controller is there for reset and ctrl-alt-del. Without these words the driver
     // tests it for a mouse port and for four multiplexed ones, and blinks the keyboard's lamps: all
-    // port exits, some with waits of half a second when unanswered. (Not nopnp: with hardware-reduced
-    // ACPI the keyboard's interrupt comes from its ACPI device alone.)
+    // port exits, some with waits of half a second when unanswered. (Not nopnp: with
+    // hardware-reduced ACPI the keyboard's interrupt comes from its ACPI device alone.)
     "i8042.noaux i8042.nomux i8042.dumbkbd";
 
 /// Added while the VM has no PCI bus: the kernel else reads the configuration space of all 32 slots
