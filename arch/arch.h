@@ -78,7 +78,7 @@ std::uint32_t cpu_id(const CpuTopology& topology, unsigned index);
 /// The width of a guest-physical address that KVM gives its guests, in bits.
 Result<unsigned> physical_address_bits(const KvmVm& vm);
 
-/// The in-kernel interrupt controllers and timer; after the memory slots.
+/// The in-kernel interrupt controllers; after the memory slots.
 Result<> create_interrupt_controllers(const KvmVm& vm);
 
 /// Errors: kConfig for a feature that is unknown, or that this host's KVM cannot give.

@@ -129,14 +129,9 @@ Result<> Machine::create_devices() {
   stop_timer_ = std::make_unique<Timer>(*reactor_);
   stop_timer_->bind<Machine, &Machine::give_up_waiting>(this);
 
-  const auto line = [this](std::uint32_t gsi) -> Result<Interrupt*> {
-    TRY_ASSIGN(std::unique_ptr<Interrupt> interrupt, vm_->create_interrupt(gsi));
-    interrupts_.push_back(std::move(interrupt));
-    return interrupts_.back().get();
-  };
-  TRY_ASSIGN(Interrupt* const serial_line, line(layout::kCom1Gsi));
-  TRY_ASSIGN(Interrupt* const keyboard_line, line(layout::kKeyboardGsi));
-  TRY_ASSIGN(Interrupt* const event_line, line(layout::kGedGsi));
+  serial_line_ = vm_->create_line_interrupt(layout::kCom1Gsi);
+  keyboard_line_ = vm_->create_line_interrupt(layout::kKeyboardGsi);
+  event_line_ = vm_->create_line_interrupt(layout::kGedGsi);
 
   // The devices' view of this machine; nobody else has it.
   MachineEvents& events = *this;
@@ -146,12 +141,12 @@ Result<> Machine::create_devices() {
   if (!console_->pty_name().empty()) {
     log_info("serial", "the console is {}", console_->pty_name());
   }
-  serial_ = std::make_unique<Serial16550>(*serial_line, *console_);
-  i8042_ = std::make_unique<I8042>(*keyboard_line, events);
+  serial_ = std::make_unique<Serial16550>(*serial_line_, *console_);
+  i8042_ = std::make_unique<I8042>(*keyboard_line_, events);
   cmos_ = std::make_unique<Cmos>(wall_time);
   pvpanic_ = std::make_unique<Pvpanic>(events);
   mark_port_ = std::make_unique<MarkPort>(events);
-  acpi_pm_ = std::make_unique<AcpiPm>(*event_line, events, layout::kResetValue);
+  acpi_pm_ = std::make_unique<AcpiPm>(*event_line_, events, layout::kResetValue);
 
   ports_.add(layout::kI8042DataPort, 1, i8042_->data_port(), "i8042");
   ports_.add(layout::kI8042CommandPort, 1, i8042_->command_port(), "i8042");

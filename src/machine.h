@@ -98,7 +98,9 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener {
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<SignalWatch> signals_;
   std::unique_ptr<Timer> stop_timer_;
-  std::vector<std::unique_ptr<Interrupt>> interrupts_;
+  std::unique_ptr<Interrupt> serial_line_;
+  std::unique_ptr<Interrupt> keyboard_line_;
+  std::unique_ptr<Interrupt> event_line_;
   std::unique_ptr<Console> console_;
   std::unique_ptr<Serial16550> serial_;
   std::unique_ptr<I8042> i8042_;

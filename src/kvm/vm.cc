@@ -14,14 +14,26 @@ namespace vireo {
 
 namespace {
 
-/// An interrupt line behind an eventfd that KVM listens on.
-class IrqfdInterrupt final : public Interrupt {
+/// An input of the IOAPIC, raised and lowered again.
+class LineInterrupt final : public Interrupt {
  public:
-  explicit IrqfdInterrupt(UniqueFd eventfd) : eventfd_(std::move(eventfd)) {}
-  void raise() override { signal_eventfd(eventfd_.get()); }
+  LineInterrupt(int vm_fd, std::uint32_t gsi) : vm_fd_(vm_fd), gsi_(gsi) {}
+  void raise() override {
+    set_level(1);
+    set_level(0);
+  }
 
  private:
-  UniqueFd eventfd_;
+  void set_level(std::uint32_t level) const {
+    kvm_irq_level line = {};
+    line.irq = gsi_;
+    line.level = level;
+    // Fails only for a descriptor or a number that is none: our own fault.
+    CHECK(::ioctl(vm_fd_, KVM_IRQ_LINE, &line) == 0);
+  }
+
+  int vm_fd_;
+  std::uint32_t gsi_;
 };
 
 Result<UniqueFd> open_kvm(const std::string& device) {
@@ -93,13 +105,8 @@ Result<> KvmVm::add_memory(const GuestMemory& memory) {
   return {};
 }
 
-Result<std::unique_ptr<Interrupt>> KvmVm::create_interrupt(std::uint32_t gsi) {
-  TRY_ASSIGN(UniqueFd eventfd, create_eventfd());
-  kvm_irqfd argument = {};
-  argument.fd = static_cast<std::uint32_t>(eventfd.get());
-  argument.gsi = gsi;
-  TRY(try_ioctl(vm_.get(), KVM_IRQFD, &argument, fmt::format("KVM_IRQFD for interrupt {}", gsi)));
-  return std::make_unique<IrqfdInterrupt>(std::move(eventfd));
+std::unique_ptr<Interrupt> KvmVm::create_line_interrupt(std::uint32_t gsi) {
+  return std::make_unique<LineInterrupt>(vm_.get(), gsi);
 }
 
 int KvmVm::check_extension(int capability) const {

@@ -34,9 +34,11 @@ class KvmVm {
   /// Registers every region of `memory`, which must outlive this object, as a memory slot.
   Result<> add_memory(const GuestMemory& memory);
 
-  /// An edge on global system interrupt `gsi`, by irqfd; after the irqchip exists. The object must
-  /// not outlive this one.
-  Result<std::unique_ptr<Interrupt>> create_interrupt(std::uint32_t gsi);
+  /// An edge on global system interrupt `gsi`, by KVM_IRQ_LINE; after the irqchip exists. The
+  /// object must not outlive this one. For devices that interrupt rarely: an irqfd saves one system
+  /// call for each edge, and costs milliseconds when the VM ends (each waits for grace periods of
+  /// KVM's).
+  std::unique_ptr<Interrupt> create_line_interrupt(std::uint32_t gsi);
 
   /// The VM descriptor and the one of /dev/kvm; owned by this object.
   int fd() const { return vm_.get(); }
