@@ -198,7 +198,7 @@ class BadInputs(unittest.TestCase):
 
     def test_too_few_descriptors(self):
         def few():
-            resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
         ended = run("run", "--kernel", PROBE, "--serial", "null", preexec_fn=few)
         self.assertEqual(ended.status, SYSTEM, ended)
         # A sanitizer that wants a descriptor for its own checks may complain before our line.
