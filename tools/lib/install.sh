@@ -31,6 +31,6 @@ build_packages=(
   nlohmann-json3-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev zlib1g-dev libxxhash-dev
 )
 test_packages=(
-  catch2 python3 acpica-tools cpio busybox-static kmod xz-utils clang-19 clang-format-19
-  clang-tidy-19 libclang-rt-19-dev qemu-system-x86 strace
+  catch2 python3 procps acpica-tools cpio busybox-static kmod xz-utils lz4 zstd clang-format-19
+  qemu-system-x86
 )
