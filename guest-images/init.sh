@@ -1,24 +1,12 @@
-#!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
-# The whole user space of a test guest. What it does stands on the kernel command line: vireo.do=WORD
-#   shell     an interactive shell (the default)     tour    a short scripted look around, then power off
-#   poweroff  ends at once, status 0                 reboot  ends at once, status 10
-#   panic     the kernel panics, status 11           echo    answers each line of input until `quit`
-#   cpus      prints the number of processors and the memory, then power off
-# Init marks moment 1 of the boot timeline when it begins, and 2 when it is about to do its word.
+# The user space of a test guest, started by init.c with the word behind vireo.do= on the kernel command
+# line: how the guest is used.
+#   shell    an interactive shell (the default)      tour    a short scripted look around, then power off
+#   echo     answers each line of input until `quit` cpus    prints what the machine has, then power off
+#   wait     says that it is there and then nothing  panic   the kernel panics
+# (poweroff and reboot never come here.)
 b=/bin/busybox
-/bin/mark 1
-$b mount -t proc proc /proc
-word=shell
-for argument in $($b cat /proc/cmdline); do
-  case $argument in vireo.do=*) word=${argument#vireo.do=} ;; esac
-done
-/bin/mark 2
-case $word in
-  poweroff) $b poweroff -f ;;
-  reboot) $b reboot -f ;;
-  panic) echo c >/proc/sysrq-trigger ;;
-esac
+word=${1:-shell}
 $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs dev /dev
 $b mount -t tmpfs tmpfs /tmp
@@ -44,6 +32,8 @@ case $word in
     echo "clocksource: $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
     echo "uuid: $(cat /sys/class/dmi/id/product_uuid 2>/dev/null)"
     poweroff -f ;;
+  panic)
+    echo c >/proc/sysrq-trigger ;;
   wait)
     echo "wait: ready"
     sleep 1000 ;;
