@@ -23,6 +23,7 @@
 
 #include <fmt/core.h>
 
+#include "src/base/fd_path.h"
 #include "src/base/log.h"
 
 namespace vireo {
@@ -112,7 +113,8 @@ Result<UniqueFd> open_or_make_directory(const std::string& path) {
 }
 
 Result<UniqueFd> open_cache_directory(const std::string& path) {
-  TRY_ASSIGN(UniqueFd fd, is_inherited(path) ? open_inherited(path) : open_or_make_directory(path));
+  TRY_ASSIGN(UniqueFd fd,
+             is_inherited(path) ? open_inherited(path, O_RDONLY) : open_or_make_directory(path));
   struct stat status = {};
   if (::fstat(fd.get(), &status) < 0) {
     return fail_errno(errno, path);

@@ -25,11 +25,6 @@ struct FileIdentity {
   bool operator==(const FileIdentity&) const = default;
 };
 
-/// Whether `path` names an inherited descriptor: fd:N or fd:NAME.
-bool is_inherited(const std::string& path);
-/// A copy of the descriptor that such a path names, which must be open for reading.
-Result<UniqueFd> open_inherited(const std::string& path);
-
 class InputFile {
  public:
   /// `setting` names the key in messages ("boot.kernel"). Errors: kMissingInput where nothing is
