@@ -61,13 +61,13 @@ bool Reactor::drain(std::uint64_t limit_ns) {
   const auto others = [&] {
     return ring_.in_flight() - (wake_op_.in_flight() ? 1U : 0U) - (limit.in_flight() ? 1U : 0U);
   };
-  while (others() > 0 && !expiry.expired &&
-         turn(posted_.load(std::memory_order_acquire) == nullptr)) {
+  const auto tasks_wait = [this] { return posted_.load(std::memory_order_acquire) != nullptr; };
+  while ((others() > 0 || tasks_wait()) && !expiry.expired && turn(!tasks_wait())) {
   }
   limit.cancel();
   while (limit.in_flight() && turn(true)) {
   }
-  return others() == 0;
+  return others() == 0 && !tasks_wait();
 }
 
 void Reactor::stop() {

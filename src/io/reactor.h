@@ -52,8 +52,9 @@ class Reactor {
   Result<> start();
   /// Serves completions and tasks until stop(). An error means that io_uring itself failed.
   Result<> run();
-  /// Serves completions and tasks until no Op but the reactor's own is in flight; cancelling what
-  /// would never complete is its owner's part. Gives up after `limit_ns` and says false.
+  /// Serves completions and tasks until no Op but the reactor's own is in flight and no task waits;
+  /// cancelling what would never complete is its owner's part. Gives up after `limit_ns` and says
+  /// false.
   bool drain(std::uint64_t limit_ns);
 
   /// Ends the reactor's own wait. The last call on the reactor's thread, where that is not the one
