@@ -3,21 +3,26 @@
 # line: how the guest is used.
 #   shell    an interactive shell (the default)      tour    a short scripted look around, then power off
 #   echo     answers each line of input until `quit` cpus    prints what the machine has, then power off
-#   wait     says that it is there and then nothing  panic   the kernel panics
-# (poweroff and reboot never come here.)
-b=/bin/busybox
+#   wait     until the power button is pressed       deaf    the same, and ignores the button
+#   panic    the kernel panics                       (poweroff and reboot never come here)
+# This shell finds busybox's programs in itself; only who types commands needs them in /bin as well.
 word=${1:-shell}
-$b mount -t sysfs sysfs /sys
-$b mount -t devtmpfs dev /dev
-$b mount -t tmpfs tmpfs /tmp
-$b --install -s /bin
-export PATH=/bin HOME=/ TERM=${TERM:-linux} PS1='guest# '
-# What listens for the power button: busybox has no acpid here, so the input device is read.
-(
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /tmp
+for module in $(cat "/modules/$(uname -r)/order" 2>/dev/null); do
+  insmod "/modules/$(uname -r)/$module"
+done
+# What listens for the power button: busybox has no acpid here, so the input device is read. It is open
+# before the guest says that it is ready.
+listen() {
   for event in /dev/input/event*; do
-    [ -e "$event" ] && { head -c 1 "$event" >/dev/null && poweroff -f; } &
+    [ -e "$event" ] || continue
+    exec 3<"$event"
+    { head -c 1 <&3 >/dev/null && poweroff -f; } &
   done
-) 2>/dev/null
+}
+[ "$word" = deaf ] || listen
 case $word in
   echo)
     echo "echo: ready"
@@ -34,8 +39,8 @@ case $word in
     poweroff -f ;;
   panic)
     echo c >/proc/sysrq-trigger ;;
-  wait)
-    echo "wait: ready"
+  wait | deaf)
+    echo "$word: ready"
     sleep 1000 ;;
   tour)
     echo; echo "== a Linux guest under vireo =="
@@ -46,5 +51,7 @@ case $word in
     echo "up for $(cut -d' ' -f1 /proc/uptime) s; processes: $(ls -d /proc/[0-9]* | wc -l)"
     poweroff -f ;;
 esac
+busybox --install -s /bin
+export PATH=/bin HOME=/ TERM=${TERM:-linux} PS1='guest# '
 echo "A shell in the guest; poweroff -f ends it."
 exec setsid cttyhack sh 2>/dev/null || exec sh

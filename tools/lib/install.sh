@@ -34,3 +34,4 @@ test_packages=(
   catch2 python3 procps acpica-tools cpio busybox-static kmod xz-utils lz4 zstd clang-format-19
   qemu-system-x86
 )
+kernel_packages=(make gcc flex bison bc libelf-dev xz-utils lz4 python3)
