@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""vireo with Debian's unmodified kernels. Needs a KVM that runs kernel code: the test host has one.
+"""vireo with Linux kernels: Debian's, unmodified, and the one for micro-VMs where it was built.
 
-VIREO_LONG=1 runs every count in full.
+Needs a KVM that runs kernel code: the test host has one. VIREO_LONG=1 runs every count and the whole
+matrix, and wants the micro-VM kernel (guest-images/build-microvm-kernel).
 """
+import collections
 import json
 import os
 import pathlib
@@ -11,6 +13,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
@@ -19,105 +22,185 @@ from vireo_process import ARTIFACTS, PROBE, run, start  # noqa: E402
 LONG = bool(os.environ.get("VIREO_LONG"))
 INITRAMFS = f"{ARTIFACTS}/initramfs.cpio"
 
+# `least` is the least memory in MiB with which the kernel must boot.
+Kernel = collections.namedtuple("Kernel", "path least")
+CLOUD = f"{ARTIFACTS}/cloud/vmlinuz"
+MICRO = f"{ARTIFACTS}/microvm/vmlinuz"
+KERNELS = {
+    "cloud_bzimage": Kernel(CLOUD, 96),
+    "cloud_vmlinux": Kernel(f"{ARTIFACTS}/cloud/vmlinux", 96),
+    "generic_bzimage": Kernel(f"{ARTIFACTS}/generic/vmlinuz", 128),
+    "generic_vmlinux": Kernel(f"{ARTIFACTS}/generic/vmlinux", 128),
+}
+if LONG or os.path.exists(f"{ARTIFACTS}/microvm/key"):
+    KERNELS |= {"micro_bzimage": Kernel(MICRO, 64),
+                "micro_vmlinux": Kernel(f"{ARTIFACTS}/microvm/vmlinux", 64)}
+# Those of which one form is enough.
+IMAGES = {name: kernel for name, kernel in KERNELS.items() if name.endswith("bzimage")}
+CPUS = (1, 2, 8)
 
-def kernel(flavour, form="vmlinuz"):
-    return f"{ARTIFACTS}/{flavour}/{form}"
+
+def boot(image, word, *options, memory="256M", append="quiet", config="", **keywords):
+    """Runs a guest that does `word`; `config` is TOML for what has no option."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(config)
+        file.flush()
+        return run("run", file.name, "--kernel", image, "--initramfs", INITRAMFS, "--memory", memory,
+                   "--append", f"{append} vireo.do={word}", *options, **keywords)
 
 
-def boot(image, word, *options, memory="256M", append="quiet", **keywords):
-    return run("run", "--kernel", image, "--initramfs", INITRAMFS, "--memory", memory, "--append",
-               f"{append} vireo.do={word}", *options, **keywords)
+def start_and_wait(image, word):
+    """A guest in the background that has said that it is ready to do `word`."""
+    process = start("run", "--kernel", image, "--initramfs", INITRAMFS, "--append",
+                    f"quiet vireo.do={word}")
+    for line in process.stdout:
+        if f"{word}: ready".encode() in line:
+            break
+    return process
 
 
+def for_each(cases):
+    """Makes a test of each case out of one method: test_NAME_CASE."""
+    def mark(method):
+        method.cases = cases
+        return method
+    return mark
+
+
+def expand(suite):
+    for name, method in list(vars(suite).items()):
+        for case, arguments in getattr(method, "cases", {}).items():
+            def test(self, method=method, arguments=arguments):
+                method(self, *arguments)
+            setattr(suite, f"test_{name}_{case}", test)
+    return suite
+
+
+def matrix():
+    """Kernel, processors, memory. By default each kernel sees each value once."""
+    cases = {}
+    for row, (name, kernel) in enumerate(KERNELS.items()):
+        for column, cpus in enumerate(CPUS):
+            for layer, memory in enumerate((kernel.least, 3584, 6144)):
+                if LONG or (row + column + layer) % 3 == 0:
+                    cases[f"{name}_{cpus}_cpus_{memory}_mib"] = (kernel.path, cpus, memory)
+    return cases
+
+
+@expand
 class Boots(unittest.TestCase):
-    def check(self, image, cpus, memory, mebibytes):
-        ended = boot(image, "cpus", "--cpus", cpus, memory=memory)
+    @for_each(matrix())
+    def boots(self, image, cpus, memory):
+        ended = boot(image, "cpus", "--cpus", cpus, memory=f"{memory}M")
         self.assertEqual(ended.status, 0, ended)
         self.assertIn(f"cpus: {cpus}\r\n", ended.output, ended)
         total = int(re.search(r"memory: (\d+)", ended.output)[1]) // 1024
-        self.assertLess(total, mebibytes)
-        self.assertGreater(total, mebibytes * 0.55 - 40)
+        self.assertLess(total, memory)
+        self.assertGreater(total, memory * 0.55 - 40)
         self.assertIn("clocksource: kvm-clock", ended.output)
 
-    def test_cloud_bzimage_in_its_least_memory(self):
-        self.check(kernel("cloud"), 1, "96M", 96)
-
-    def test_cloud_vmlinux_two_processors(self):
-        self.check(kernel("cloud", "vmlinux"), 2, "3584M", 3584)
-
-    def test_cloud_eight_processors_above_the_hole(self):
-        self.check(kernel("cloud"), 8, "6G", 6144)
-
-    def test_generic(self):
-        self.check(kernel("generic"), 1, "128M", 128)
-
     def test_kernel_that_unpacks_itself(self):
-        with tempfile.TemporaryDirectory() as directory:
-            config = pathlib.Path(directory) / "vm.toml"
-            config.write_text('[boot]\nunpack = "off"\ncache = "off"\n')
-            ended = run("run", config, "--kernel", kernel("cloud"), "--initramfs", INITRAMFS,
-                        "--memory", "256M", "--append", "quiet vireo.do=poweroff")
-            self.assertEqual(ended.status, 0, ended)
+        ended = boot(CLOUD, "poweroff", config='[boot]\nunpack = "off"\ncache = "off"\n')
+        self.assertEqual(ended.status, 0, ended)
 
-    def test_several_boots_in_a_row(self):
+    def test_many_boots_in_a_row(self):
         for number in range(50 if LONG else 5):
-            ended = boot(kernel("cloud"), "poweroff")
+            ended = boot(CLOUD, "poweroff")
             self.assertEqual(ended.status, 0, f"boot {number}: {ended}")
 
     def test_uuid_reaches_the_guest(self):
         uuid = "8c1f1c1e-1b0a-4f5e-9d53-0f0c0a7b6f2d"
-        with tempfile.TemporaryDirectory() as directory:
-            config = pathlib.Path(directory) / "vm.toml"
-            config.write_text(f'[machine]\nuuid = "{uuid}"\n')
-            ended = run("run", config, "--kernel", kernel("cloud"), "--initramfs", INITRAMFS,
-                        "--memory", "256M", "--append", "quiet vireo.do=cpus")
-            self.assertIn(f"uuid: {uuid}", ended.output, ended)
+        ended = boot(CLOUD, "cpus", config=f'[machine]\nuuid = "{uuid}"\n')
+        self.assertIn(f"uuid: {uuid}", ended.output, ended)
 
     def test_console_input(self):
-        process = start("run", "--kernel", kernel("cloud"), "--initramfs", INITRAMFS, "--append",
-                        "quiet vireo.do=echo")
         # What comes before the guest's driver has set the port up is lost, as on a real one.
-        for line in process.stdout:
-            if b"echo: ready" in line:
-                break
+        process = start_and_wait(CLOUD, "echo")
         output, errors = process.communicate(b"hello\nquit\n", timeout=60)
         self.assertEqual(process.returncode, 0, errors)
         self.assertIn(b"echo: hello", output)
 
 
-class Endings(unittest.TestCase):
-    def test_reboot_and_panic(self):
-        for word, status in (("reboot", 10), ("panic", 11)):
-            ended = boot(kernel("cloud"), word)
-            self.assertEqual(ended.status, status, ended)
+class Tebibyte(unittest.TestCase):
+    """1 TiB of guest RAM ends 1 GiB above 2^40, because of the hole under 4 GiB."""
 
-    def test_an_early_panic(self):
-        ended = run("run", "--kernel", kernel("cloud"), "--memory", "128M", "--append", "quiet")
+    def setUp(self):
+        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="ascii")
+        self.bits = int(re.search(r"(\d+) bits physical", text)[1])
+
+    def test_accepted_where_the_host_can_address_it_else_refused_by_name(self):
+        ended = run("run", "--kernel", PROBE, "--memory", "1T", "--cmdline",
+                    "probe=hello end=poweroff")
+        if self.bits > 40:
+            self.assertEqual(ended.status, 0, ended)
+            self.assertIn("probe: hello", ended.output)
+        else:
+            self.assertEqual(ended.status, 78, ended)
+            self.assertRegex(ended.errors, rf"^vireo: machine.memory: 1T .* {self.bits} physical "
+                             r"address bits\n$")
+
+    def test_linux_boots_in_the_most_that_the_host_can_address(self):
+        # mem= keeps the guest from describing each page of it, for which this host has no memory.
+        most = "1T" if self.bits > 40 else f"{(1 << self.bits - 30) - 1}G"
+        ended = boot(CLOUD, "cpus", memory=most, append="quiet mem=512M")
+        self.assertEqual(ended.status, 0, ended)
+        self.assertIn("cpus: 1\r\n", ended.output)
+
+
+@expand
+class Endings(unittest.TestCase):
+    @for_each({f"{name}_{word}": (kernel.path, word, status) for name, kernel in IMAGES.items()
+               for word, status in (("poweroff", 0), ("reboot", 10), ("panic", 11))})
+    def ends(self, image, word, status):
+        ended = boot(image, word)
+        self.assertEqual(ended.status, status, ended)
+
+    @for_each({name: (kernel.path,) for name, kernel in IMAGES.items()})
+    def an_early_panic(self, image):
+        ended = run("run", "--kernel", image, "--memory", "128M", "--append", "quiet")
         self.assertEqual(ended.status, 11, ended)
         self.assertIn("Unable to mount root fs", ended.output)
 
-    def test_triple_fault(self):
+    def test_a_panic_does_not_depend_on_the_reset_after_it(self):
+        # panic=0 stands still for ever: only the panic device can have told of it.
+        ended = boot(CLOUD, "panic", append="quiet panic=0")
+        self.assertEqual(ended.status, 11, ended)
+
+    def test_triple_fault_of_linux(self):
+        ended = boot(CLOUD, "reboot", append="quiet reboot=t")
+        self.assertEqual(ended.status, 12, ended)
+
+    def test_triple_fault_of_the_probe(self):
         ended = run("run", "--kernel", PROBE, "--cmdline", "probe=triple")
         self.assertEqual(ended.status, 12, ended)
 
-    def test_a_guest_that_ignores_its_button_ends_by_the_second_signal(self):
-        process = start("run", "--kernel", kernel("cloud"), "--initramfs", INITRAMFS, "--append",
-                        "quiet vireo.do=wait")
-        for line in process.stdout:
-            if b"wait: ready" in line:
-                break
+    @for_each({name: (kernel.path,) for name, kernel in IMAGES.items()})
+    def the_power_button(self, image):
+        process = start_and_wait(image, "wait")
         process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertIn(b"reboot: Power down", output, "it was the guest that powered off")
+
+    def test_a_guest_that_ignores_its_button_ends_by_the_second_signal(self):
+        process = start_and_wait(CLOUD, "deaf")
+        process.send_signal(signal.SIGTERM)
+        time.sleep(2)
+        self.assertIsNone(process.poll())
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        self.assertEqual(process.returncode, 0)
+        output, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertNotIn(b"Power down", output)
 
 
+@expand
 class Placement(unittest.TestCase):
-    def test_ten_boots_show_at_least_eight_bases(self):
+    @for_each({name: (kernel.path,) for name, kernel in KERNELS.items()
+               if LONG or name in ("cloud_bzimage", "micro_bzimage", "micro_vmlinux")})
+    def ten_boots_show_at_least_eight_bases(self, image):
         bases = set()
         for _ in range(10):
-            process = start("run", "--kernel", kernel("cloud"), "--log-level", "debug", "--serial",
-                            "null")
+            process = start("run", "--kernel", image, "--log-level", "debug", "--serial", "null")
             for line in process.stderr:
                 found = re.search(rb"virtual base moved by (0x[0-9a-f]+)", line)
                 if found:
@@ -132,7 +215,7 @@ class Reports(unittest.TestCase):
     def test_timeline_has_the_guests_marks(self):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory) / "t.json"
-            self.assertEqual(boot(kernel("cloud"), "poweroff", "--timeline", path).status, 0)
+            self.assertEqual(boot(CLOUD, "poweroff", "--timeline", path).status, 0)
             names = [step["name"] for step in json.loads(path.read_text())["steps"]]
             self.assertLess(names.index("first_entry"), names.index("guest_mark:1"))
             self.assertLess(names.index("guest_mark:2"), names.index("end"))
