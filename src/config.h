@@ -59,9 +59,12 @@ struct Config {
   LogConfig log;
 };
 
-/// Reads `path` into `config`, over what is there. Errors: kMissingInput, kPermission, and kConfig
-/// with "path:line: key: what is wrong and what would be right".
+/// Reads `path` (or fd:N) into `config`, over what is there. Errors: kMissingInput, kPermission,
+/// and kConfig with "path:line: key: what is wrong and what would be right".
 Result<> read_config_file(const std::string& path, Config& config);
+
+/// The same for a file's text; `path` is for messages.
+Result<> read_config_text(std::string_view text, const std::string& path, Config& config);
 
 /// Sets one key from an option's text. Errors: kUsage, beginning with the option's name.
 Result<> set_config_option(Config& config, std::string_view key, std::string_view option,

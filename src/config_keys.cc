@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/config_keys.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include <fmt/core.h>
+
+namespace vireo {
+
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr std::uint64_t kMemoryMin = 32 * kMiB;
+constexpr std::uint64_t kMemoryMax = std::uint64_t{1} << 40;
+constexpr unsigned kCpusMax = 64;
+
+// Setters for plain members.
+template <auto Member, auto Section>
+Result<> set_text(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN((config.*Section).*Member, value.string());
+  return {};
+}
+template <auto Member, auto Section>
+Result<> set_path(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN((config.*Section).*Member, value.path());
+  return {};
+}
+template <auto Member, auto Section>
+Result<> set_flag(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN((config.*Section).*Member, value.boolean());
+  return {};
+}
+
+/// A key whose other values belong to a later version.
+template <std::size_t Length>
+struct Literal {
+  constexpr Literal(const char (&text)[Length]) { std::copy_n(text, Length, data); }
+  char data[Length] = {};
+};
+template <Literal Only>
+Result<> only_word(const ConfigValue& value, Config& /*config*/) {
+  TRY_ASSIGN(const std::string text, value.string());
+  if (text != Only.data) {
+    return value.wrong(fmt::format("\"{}\" is not yet supported; \"{}\" is", text, Only.data));
+  }
+  return {};
+}
+template <bool Only>
+Result<> only_flag(const ConfigValue& value, Config& /*config*/) {
+  TRY_ASSIGN(const bool flag, value.boolean());
+  if (flag != Only) {
+    return value.wrong(fmt::format("{} is not yet supported; {} is", flag, Only));
+  }
+  return {};
+}
+
+bool is_label_text(std::string_view text) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  };
+  return !text.empty() && text.size() <= 128 && text[0] != '.' && text[0] != '-' &&
+         std::ranges::all_of(text, allowed);
+}
+
+constexpr std::string_view kLabelRule =
+    "wants 1 to 128 of A-Z a-z 0-9 . _ -, beginning with none of . -";
+
+Result<> set_name(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(config.name, value.string());
+  return is_label_text(config.name) ? Result<>() : value.wrong(kLabelRule);
+}
+
+Result<> set_namespace(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(config.namespace_label, value.string());
+  return is_label_text(config.namespace_label) ? Result<>() : value.wrong(kLabelRule);
+}
+
+Result<> set_labels(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(config.labels, value.text_table());
+  return {};
+}
+
+Result<> set_cpus(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::int64_t cpus, value.integer(1, kCpusMax));
+  config.machine.cpus = static_cast<unsigned>(cpus);
+  return {};
+}
+
+template <unsigned arch::CpuTopology::* Member>
+Result<> set_topology(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::int64_t count, value.integer(1, kCpusMax));
+  if (!config.machine.topology) {
+    config.machine.topology.emplace();
+  }
+  (*config.machine.topology).*Member = static_cast<unsigned>(count);
+  return {};
+}
+
+Result<> set_memory(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::uint64_t bytes, value.size());
+  if (bytes < kMemoryMin || bytes > kMemoryMax || bytes % kMiB != 0) {
+    return value.wrong(
+        fmt::format("{} is out of range: wants whole MiB from 32M to 1T", format_size(bytes)));
+  }
+  config.machine.memory_bytes = bytes;
+  return {};
+}
+
+Result<> set_huge_pages(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::size_t index, value.word({"off", "transparent", "2M", "1G"}));
+  config.machine.huge_pages = static_cast<HugePages>(index);
+  return {};
+}
+
+Result<> set_uuid(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::string text, value.string());
+  std::array<std::uint8_t, 16> uuid = {};
+  std::size_t digits = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const bool dash_place = i == 8 || i == 13 || i == 18 || i == 23;
+    unsigned digit = 0;
+    const bool is_digit =
+        std::from_chars(text.data() + i, text.data() + i + 1, digit, 16).ec == std::errc();
+    if (text.size() != 36 || (dash_place ? text[i] != '-' : !is_digit)) {
+      return value.wrong("wants a UUID such as \"8c1f1c1e-1b0a-4f5e-9d53-0f0c0a7b6f2d\"");
+    }
+    if (!dash_place) {
+      uuid[digits / 2] =
+          static_cast<std::uint8_t>(static_cast<unsigned>(uuid[digits / 2] << 4) | digit);
+      ++digits;
+    }
+  }
+  if (digits != 32) {
+    return value.wrong("wants a UUID such as \"8c1f1c1e-1b0a-4f5e-9d53-0f0c0a7b6f2d\"");
+  }
+  config.machine.uuid = uuid;
+  return {};
+}
+
+Result<> set_cpu_features(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(config.machine.cpu_features, value.texts());
+  for (const std::string& feature : config.machine.cpu_features) {
+    if (feature.size() < 2 || (feature[0] != '-' && feature[0] != '+')) {
+      return value.wrong(
+          fmt::format("\"{}\": wants \"-name\" to mask a feature or \"+name\" to "
+                      "insist on one",
+                      feature));
+    }
+  }
+  return {};
+}
+
+Result<> set_io_threads(const ConfigValue& value, Config& /*config*/) {
+  TRY_ASSIGN(const std::int64_t count, value.integer(0, kCpusMax));
+  return count == 0 ? Result<>() : value.wrong("other than 0 is not yet supported");
+}
+
+template <bool BootOptions::* Member>
+Result<> set_auto_off(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::size_t index, value.word({"auto", "off"}));
+  config.boot.*Member = index == 0;
+  return {};
+}
+
+Result<> set_cache(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(config.boot.cache, value.path());  // or one of two words
+  return {};
+}
+
+Result<> set_cmdline(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(config.boot.cmdline, value.string());
+  return {};
+}
+
+Result<> set_serial_mode(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::size_t index, value.word({"stdio", "file", "pty", "unix", "null"}));
+  config.serial.mode = static_cast<SerialMode>(index);
+  return {};
+}
+
+Result<> set_log_level(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::size_t index,
+             value.word({"trace", "debug", "info", "warn", "error", "off"}));
+  config.log.level = static_cast<LogLevel>(index);
+  return {};
+}
+
+Result<> set_log_format(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::size_t index, value.word({"text", "json"}));
+  config.log.format = static_cast<LogFormat>(index);
+  return {};
+}
+
+// Every key of the configuration file, those of later versions included.
+constexpr auto kKeys = std::to_array<ConfigKey>({
+    {"name", set_name},
+    {"namespace", set_namespace},
+    {"labels", set_labels},
+    {"machine.cpus", set_cpus},
+    {"machine.topology.sockets", set_topology<&arch::CpuTopology::sockets>},
+    {"machine.topology.cores", set_topology<&arch::CpuTopology::cores>},
+    {"machine.topology.threads", set_topology<&arch::CpuTopology::threads>},
+    {"machine.memory", set_memory},
+    {"machine.hugepages", set_huge_pages},
+    {"machine.mergeable", set_flag<&MachineConfig::mergeable, &Config::machine>},
+    {"machine.prefault", set_flag<&MachineConfig::prefault, &Config::machine>},
+    {"machine.uuid", set_uuid},
+    {"machine.cpu_features", set_cpu_features},
+    {"machine.transport", only_word<"auto">},
+    {"machine.io_threads", set_io_threads},
+    {"machine.on_reboot", only_word<"exit">},
+    {"machine.track_dirty", only_flag<false>},
+    {"boot.kernel", set_path<&BootOptions::kernel, &Config::boot>},
+    {"boot.initramfs", set_path<&BootOptions::initramfs, &Config::boot>},
+    {"boot.cache", set_cache},
+    {"boot.unpack", set_auto_off<&BootOptions::unpack>},
+    {"boot.kaslr", set_auto_off<&BootOptions::kaslr>},
+    {"boot.cmdline", set_cmdline},
+    {"boot.append", set_text<&BootOptions::append, &Config::boot>},
+    {"serial.mode", set_serial_mode},
+    {"serial.path", set_path<&ConsoleConfig::path, &Config::serial>},
+    {"serial.append", set_flag<&ConsoleConfig::append, &Config::serial>},
+    {"process.pid_file", set_path<&ProcessConfig::pid_file, &Config::process>},
+    {"process.timeline", set_path<&ProcessConfig::timeline, &Config::process>},
+    {"process.profile", set_path<&ProcessConfig::profile, &Config::process>},
+    {"process.boot_timer", set_flag<&ProcessConfig::boot_timer, &Config::process>},
+    {"process.notify"},
+    {"log.level", set_log_level},
+    {"log.format", set_log_format},
+    {"log.file", set_path<&LogConfig::file, &Config::log>},
+    {"ready.when", only_word<"started">},
+    {"ready.timeout"},
+    {"disk"},
+    {"volume"},
+    {"cloud_init"},
+    {"net"},
+    {"port"},
+    {"vsock"},
+    {"fs"},
+    {"balloon"},
+    {"rng"},
+    {"guest"},
+    {"file"},
+    {"limits"},
+    {"control"},
+    {"metrics"},
+    {"sandbox"},
+});
+
+}  // namespace
+
+std::span<const ConfigKey> config_keys() {
+  return kKeys;
+}
+
+const ConfigKey* find_config_key(std::string_view path) {
+  const auto* const found = std::ranges::find(kKeys, path, &ConfigKey::path);
+  return found == kKeys.end() ? nullptr : found;
+}
+
+Result<> set_config_option(Config& config, std::string_view key, std::string_view option,
+                           std::string_view text) {
+  const ConfigKey* const found = find_config_key(key);
+  CHECK(found != nullptr && found->set != nullptr);
+  return found->set(
+      ConfigValue(ConfigValue::OptionText{text}, std::string(option), ErrorCode::kUsage), config);
+}
+
+}  // namespace vireo

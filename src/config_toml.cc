@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// The configuration file: TOML to keys and values, and back.
+#include <algorithm>
+#include <array>
+#include <sstream>
+#include <utility>
+
+#include <fcntl.h>
+
+#define TOML_EXCEPTIONS 0
+#include <fmt/core.h>
+#include <toml++/toml.h>
+
+#include "src/base/fd_path.h"
+#include "src/config.h"
+#include "src/config_keys.h"
+
+namespace vireo {
+
+namespace {
+
+constexpr std::uint64_t kFileMax = std::uint64_t{1} << 20;
+
+std::size_t edit_distance(std::string_view left, std::string_view right) {
+  std::vector<std::size_t> row(right.size() + 1);
+  for (std::size_t j = 0; j <= right.size(); ++j) {
+    row[j] = j;
+  }
+  for (std::size_t i = 1; i <= left.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i);
+    for (std::size_t j = 1; j <= right.size(); ++j) {
+      const std::size_t replace = diagonal + (left[i - 1] == right[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replace, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[right.size()];
+}
+
+std::string unknown_key(std::string_view path) {
+  const auto closest = std::ranges::min_element(
+      config_keys(), {}, [path](const ConfigKey& key) { return edit_distance(key.path, path); });
+  std::string text = fmt::format("unknown key \"{}\"", path);
+  if (edit_distance(closest->path, path) <= 3) {
+    text += fmt::format("; did you mean \"{}\"?", closest->path);
+  }
+  return text;
+}
+
+ConfigValue::Content list_of(const toml::array& array) {
+  ConfigValue::Texts texts;
+  for (const toml::node& element : array) {
+    if (!element.is_string()) {
+      return ConfigValue::Other();
+    }
+    texts.push_back(element.as_string()->get());
+  }
+  return texts;
+}
+
+ConfigValue::Content table_of(const toml::table& table) {
+  ConfigValue::TextTable texts;
+  for (const auto& [key, node] : table) {
+    if (!node.is_string()) {
+      return ConfigValue::Other();
+    }
+    texts.emplace(key.str(), node.as_string()->get());
+  }
+  return texts;
+}
+
+ConfigValue::Content content_of(const toml::node& node) {
+  switch (node.type()) {
+    case toml::node_type::string:
+      return node.as_string()->get();
+    case toml::node_type::boolean:
+      return node.as_boolean()->get();
+    case toml::node_type::integer:
+      return node.as_integer()->get();
+    case toml::node_type::array:
+      return list_of(*node.as_array());
+    case toml::node_type::table:
+      return table_of(*node.as_table());
+    default:
+      return ConfigValue::Other();
+  }
+}
+
+/// Reads the tables of one file.
+class FileReader {
+ public:
+  FileReader(const std::string& file, Config& config) : file_(file), config_(config) {}
+
+  Result<> read_table(const toml::table& table, const std::string& prefix) {
+    for (const auto& [key, node] : table) {
+      const std::string path = prefix + std::string(key.str());
+      TRY(read_node(path, node));
+    }
+    return {};
+  }
+
+ private:
+  Result<> read_node(const std::string& path, const toml::node& node) {
+    const std::string place = fmt::format("{}:{}", file_, node.source().begin.line);
+    const ConfigKey* const exact = find_config_key(path);
+    if (exact != nullptr) {
+      if (exact->set == nullptr) {
+        return fail(ErrorCode::kConfig,
+                    fmt::format("{}: {}: not yet supported; remove it", place, path));
+      }
+      return exact->set(
+          ConfigValue(content_of(node), fmt::format("{}: {}", place, path), ErrorCode::kConfig),
+          config_);
+    }
+    const std::string prefix = path + ".";
+    const bool section = std::ranges::any_of(
+        config_keys(), [&prefix](const ConfigKey& key) { return key.path.starts_with(prefix); });
+    if (!section) {
+      return fail(ErrorCode::kConfig, fmt::format("{}: {}", place, unknown_key(path)));
+    }
+    const auto* const table = node.as_table();
+    if (table == nullptr) {
+      return fail(ErrorCode::kConfig, fmt::format("{}: {}: wants a table", place, path));
+    }
+    return read_table(*table, prefix);
+  }
+
+  const std::string& file_;
+  Config& config_;
+};
+
+Result<std::string> read_text(const std::string& path) {
+  TRY_ASSIGN(const UniqueFd fd, open_path(path, O_RDONLY | O_NOCTTY | O_NONBLOCK));
+  auto size = regular_file_size(fd.get());
+  if (!size) {
+    return std::unexpected(std::move(size).error().with_code(ErrorCode::kConfig).context(path));
+  }
+  if (*size > kFileMax) {
+    return fail(ErrorCode::kConfig, fmt::format("{}: larger than 1 MiB", path));
+  }
+  std::string text(*size, '\0');
+  auto read = read_full_at(fd.get(), std::as_writable_bytes(std::span(text)), 0);
+  if (!read) {
+    return std::unexpected(std::move(read).error().context(path));
+  }
+  return text;
+}
+
+std::string hex_uuid(const std::array<std::uint8_t, 16>& uuid) {
+  std::string text;
+  for (std::size_t i = 0; i < uuid.size(); ++i) {
+    text += i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "";
+    text += fmt::format("{:02x}", uuid[i]);
+  }
+  return text;
+}
+
+toml::table machine_table(const MachineConfig& machine) {
+  constexpr std::array kHugePages = {"off", "transparent", "2M", "1G"};
+  const arch::CpuTopology topology = resolved_topology(machine);
+  toml::array features;
+  for (const std::string& feature : machine.cpu_features) {
+    features.push_back(feature);
+  }
+  toml::table table{
+      {"cpus", static_cast<std::int64_t>(machine.cpus)},
+      {"topology", toml::table{{"sockets", static_cast<std::int64_t>(topology.sockets)},
+                               {"cores", static_cast<std::int64_t>(topology.cores)},
+                               {"threads", static_cast<std::int64_t>(topology.threads)}}},
+      {"memory", format_size(machine.memory_bytes)},
+      {"hugepages", kHugePages.at(std::to_underlying(machine.huge_pages))},
+      {"mergeable", machine.mergeable},
+      {"prefault", machine.prefault},
+      {"cpu_features", features},
+      {"transport", "auto"},
+      {"io_threads", 0},
+      {"on_reboot", "exit"},
+      {"track_dirty", false},
+  };
+  if (machine.uuid) {
+    table.insert("uuid", hex_uuid(*machine.uuid));
+  }
+  return table;
+}
+
+toml::table boot_table(const BootOptions& boot) {
+  toml::table table{
+      {"kernel", boot.kernel},
+      {"cache", boot.cache},
+      {"unpack", boot.unpack ? "auto" : "off"},
+      {"kaslr", boot.kaslr ? "auto" : "off"},
+      {"append", boot.append},
+  };
+  if (!boot.initramfs.empty()) {
+    table.insert("initramfs", boot.initramfs);
+  }
+  if (boot.cmdline) {
+    table.insert("cmdline", *boot.cmdline);
+  }
+  return table;
+}
+
+}  // namespace
+
+Result<> read_config_file(const std::string& path, Config& config) {
+  TRY_ASSIGN(const std::string text, read_text(path));
+  return read_config_text(text, path, config);
+}
+
+Result<> read_config_text(std::string_view text, const std::string& path, Config& config) {
+  const toml::parse_result parsed = toml::parse(text, path);
+  if (!parsed) {
+    const toml::parse_error& error = parsed.error();
+    return fail(ErrorCode::kConfig,
+                fmt::format("{}:{}: {}", path, error.source().begin.line, error.description()));
+  }
+  return FileReader(path, config).read_table(parsed.table(), "");
+}
+
+std::string to_toml(const Config& config) {
+  constexpr std::array kModes = {"stdio", "file", "pty", "unix", "null"};
+  constexpr std::array kLevels = {"trace", "debug", "info", "warn", "error", "off"};
+  toml::table labels;
+  for (const auto& [key, text] : config.labels) {
+    labels.insert(key, text);
+  }
+  toml::table serial{{"mode", kModes.at(std::to_underlying(config.serial.mode))},
+                     {"append", config.serial.append}};
+  toml::table process{{"boot_timer", config.process.boot_timer}};
+  toml::table log{{"level", kLevels.at(std::to_underlying(config.log.level))},
+                  {"format", config.log.format == LogFormat::kText ? "text" : "json"}};
+  const auto add = [](toml::table& table, std::string_view key, const std::string& text) {
+    if (!text.empty()) {
+      table.insert(key, text);
+    }
+  };
+  add(serial, "path", config.serial.path);
+  add(process, "pid_file", config.process.pid_file);
+  add(process, "timeline", config.process.timeline);
+  add(process, "profile", config.process.profile);
+  add(log, "file", config.log.file);
+  toml::table root{{"machine", machine_table(config.machine)},
+                   {"boot", boot_table(config.boot)},
+                   {"serial", serial},
+                   {"process", process},
+                   {"log", log},
+                   {"ready", toml::table{{"when", "started"}}}};
+  add(root, "name", config.name);
+  add(root, "namespace", config.namespace_label);
+  if (!labels.empty()) {
+    root.insert("labels", labels);
+  }
+  std::ostringstream text;
+  text << root << '\n';
+  return text.str();
+}
+
+}  // namespace vireo

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// One value on its way into the configuration: of a file, where it has a type, or an option's bare
+// text. Both are read through the same calls, so that both refuse the same things with the same
+// words; each error names the place.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "src/base/error.h"
+
+namespace vireo {
+
+class ConfigValue {
+ public:
+  struct OptionText {
+    std::string_view text;
+  };
+  using Texts = std::vector<std::string>;
+  using TextTable = std::map<std::string, std::string>;
+  /// What no key takes: numbers with a point, dates, mixed lists.
+  struct Other {};
+  using Content =
+      std::variant<OptionText, std::string, bool, std::int64_t, Texts, TextTable, Other>;
+
+  /// `where` begins each error: "vm.toml:3: machine.cpus", or the option's name.
+  ConfigValue(Content content, std::string where, ErrorCode code);
+
+  /// An error that names the place.
+  std::unexpected<Error> wrong(std::string_view what) const;
+
+  /// Text without NUL bytes.
+  Result<std::string> string() const;
+  Result<bool> boolean() const;
+  Result<std::int64_t> integer(std::int64_t low, std::int64_t high) const;
+  /// "512M" in bytes.
+  Result<std::uint64_t> size() const;
+  /// A path, or an inherited descriptor (src/base/fd_path.h); never empty.
+  Result<std::string> path() const;
+  /// One of a few words; the index of the word.
+  Result<std::size_t> word(std::initializer_list<std::string_view> words) const;
+  Result<Texts> texts() const;
+  Result<TextTable> text_table() const;
+
+ private:
+  Content content_;
+  std::string where_;
+  ErrorCode code_;
+};
+
+}  // namespace vireo
