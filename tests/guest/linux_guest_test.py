@@ -102,11 +102,13 @@ class Boots(unittest.TestCase):
     def test_kernel_that_unpacks_itself(self):
         ended = boot(CLOUD, "poweroff", config='[boot]\nunpack = "off"\ncache = "off"\n')
         self.assertEqual(ended.status, 0, ended)
+        self.assertIn("reboot: Power down", ended.output)
 
     def test_many_boots_in_a_row(self):
         for number in range(50 if LONG else 5):
             ended = boot(CLOUD, "poweroff")
             self.assertEqual(ended.status, 0, f"boot {number}: {ended}")
+            self.assertIn("reboot: Power down", ended.output)
 
     def test_uuid_reaches_the_guest(self):
         uuid = "8c1f1c1e-1b0a-4f5e-9d53-0f0c0a7b6f2d"
@@ -149,11 +151,15 @@ class Tebibyte(unittest.TestCase):
 
 @expand
 class Endings(unittest.TestCase):
-    @for_each({f"{name}_{word}": (kernel.path, word, status) for name, kernel in IMAGES.items()
-               for word, status in (("poweroff", 0), ("reboot", 10), ("panic", 11))})
-    def ends(self, image, word, status):
+    @for_each({f"{name}_{word}": (kernel.path, word, status, said)
+               for name, kernel in IMAGES.items()
+               for word, status, said in (("poweroff", 0, "reboot: Power down"),
+                                          ("reboot", 10, "reboot: Restarting system"),
+                                          ("panic", 11, "sysrq triggered crash"))})
+    def ends(self, image, word, status, said):
         ended = boot(image, word)
         self.assertEqual(ended.status, status, ended)
+        self.assertIn(said, ended.output)
 
     @for_each({name: (kernel.path,) for name, kernel in IMAGES.items()})
     def an_early_panic(self, image):
