@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,6 +97,22 @@ Result<std::uint64_t> regular_file_size(int fd) {
     return fail(ErrorCode::kBadInput, "not a regular file");
   }
   return static_cast<std::uint64_t>(status.st_size);
+}
+
+Result<> check_takes_text(int fd) {
+  struct stat status = {};
+  if (::fstat(fd, &status) < 0) {
+    return fail_errno(errno, "fstat");
+  }
+  int listening = 0;
+  socklen_t size = sizeof(listening);
+  const bool listens = S_ISSOCK(status.st_mode) &&
+                       ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0 &&
+                       listening != 0;
+  if (S_ISBLK(status.st_mode) || S_ISDIR(status.st_mode) || listens) {
+    return fail(ErrorCode::kConfig, "wants a file, a pipe, a terminal or a connected socket");
+  }
+  return {};
 }
 
 Result<Mapping> Mapping::create(std::size_t size, int protection, int flags, int fd,

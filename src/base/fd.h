@@ -55,6 +55,10 @@ Result<> write_full(int fd, std::span<const std::byte> buffer);
 /// The size of a regular file, in bytes; anything else (a directory, a pipe) is kBadInput.
 Result<std::uint64_t> regular_file_size(int fd);
 
+/// Refuses (kConfig) what no text can be written to one piece after the other: a block device, a
+/// listening socket.
+Result<> check_takes_text(int fd);
+
 /// ioctl whose failure is an Error that begins with `what`; returns its non-negative result.
 template <typename Argument>
 Result<int> try_ioctl(int fd, unsigned long request, Argument argument, std::string_view what) {

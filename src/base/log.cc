@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/base/log.h"
 
-#include <cerrno>
+#include <array>
 #include <ctime>
 #include <memory>
 #include <mutex>
@@ -16,54 +16,76 @@
 #include <spdlog/sinks/base_sink.h>
 
 #include "src/base/fd.h"
+#include "src/base/fd_path.h"
+#include "src/base/line_writer.h"
 
 namespace vireo {
 
 namespace {
 
-/// Writes each line with one write(2) to a descriptor: stderr, or a file in append mode. A line
-/// that cannot be written (a full disk) is counted, and told about when one can be again.
+/// What stands in the log for lines that were lost: its text, or its JSON.
+std::string loss_note(std::uint64_t bytes);
+
+/// Writes each line to a descriptor: stderr, a file in append mode, or an inherited one. What is
+/// not taken (a full disk, a reader that has stopped) is counted, and told when lines are taken
+/// again.
 class DescriptorSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
-  Result<> open_file(const std::string& path) {
+  DescriptorSink() { use_stderr(); }
+
+  void use_stderr() {
     const std::scoped_lock lock(mutex_);
-    auto file = vireo::open_file(path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY, 0644);
+    writer_.attach(STDERR_FILENO);
+    file_.reset();
+    path_.clear();
+  }
+
+  Result<> open_file(const std::string& path) {
+    // O_NONBLOCK: a FIFO without a reader is refused, and one whose reader stops does not block.
+    constexpr int kFlags = O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | O_NONBLOCK;
+    auto file = open_path(path, kFlags, 0644);
     if (!file) {
       return std::unexpected(std::move(file).error().context("log.file"));
     }
+    if (auto fit = check_takes_text(file->get()); !fit) {
+      return std::unexpected(std::move(fit).error().context(fmt::format("log.file: {}", path)));
+    }
+    const std::scoped_lock lock(mutex_);
+    writer_.attach(file->get());
     file_ = std::move(*file);
     path_ = path;
     return {};
   }
 
-  Result<> reopen() { return path_.empty() ? Result<>() : open_file(path_); }
+  /// Stderr and inherited descriptors stay: there is nothing to open anew.
+  Result<> reopen() { return path_.empty() || is_inherited(path_) ? Result<>() : open_file(path_); }
 
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
     spdlog::memory_buf_t line;
     formatter_->format(message, line);
-    if (lost_ > 0) {
-      const std::string note = fmt::format("{} log lines were lost\n", lost_);
-      if (!put(note.data(), note.size())) {
-        ++lost_;
-        return;
-      }
-      lost_ = 0;
+    if ((lost_ == 0 || write_loss_note()) && writer_.write({line.data(), line.size()})) {
+      return;
     }
-    if (!put(line.data(), line.size())) {
-      ++lost_;
-    }
+    lost_ += line.size();
   }
   void flush_() override {}
 
-  bool put(const char* data, std::size_t size) {
-    const int fd = file_ ? file_.get() : STDERR_FILENO;
-    return static_cast<bool>(write_full(fd, std::as_bytes(std::span(data, size))));
+  bool write_loss_note() {
+    const std::string text = loss_note(lost_);
+    spdlog::memory_buf_t line;
+    formatter_->format(spdlog::details::log_msg("vireo", spdlog::level::warn, text), line);
+    if (!writer_.write({line.data(), line.size()})) {
+      return false;
+    }
+    lost_ = 0;
+    return true;
   }
 
+  LineWriter writer_;
   UniqueFd file_;
   std::string path_;
-  std::uint64_t lost_ = 0;
+  std::uint64_t lost_ = 0;  // bytes
 };
 
 /// The log of the process: text to stderr until open_log().
@@ -110,11 +132,20 @@ std::string json_line(const Log& log, LogLevel level, std::string_view component
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
+std::string loss_note(std::uint64_t bytes) {
+  const std::string text = fmt::format("[{} bytes lost]", bytes);
+  const Log& log = process_log();
+  return log.format == LogFormat::kJson ? json_line(log, LogLevel::kWarn, "log", text)
+                                        : "log: " + text;
+}
+
 }  // namespace
 
 Result<> open_log(const LogConfig& config) {
   Log& log = process_log();
-  if (!config.file.empty()) {
+  if (config.file.empty()) {
+    log.sink->use_stderr();
+  } else {
     TRY(log.sink->open_file(config.file));
   }
   log.format = config.format;

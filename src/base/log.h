@@ -3,9 +3,10 @@
 //
 //   log_warn("kvm", "vcpu {} did not stop", index);
 //
-// Any thread. Lines that a guest can cause go through a LogLimiter, so that a hostile guest can
-// fill neither the disk nor the time of a vCPU. This header stays light (fmt/core); spdlog is in
-// log.cc only.
+// Any thread, and none of them waits for a reader that has stopped: its lines are lost, and
+// "[N bytes lost]" is written when it reads again. Lines that a guest can cause go through a
+// LogLimiter, so that a hostile guest can fill neither the disk nor the time of a vCPU. This header
+// stays light (fmt/core); spdlog is in log.cc only.
 #pragma once
 
 #include <atomic>
@@ -25,13 +26,14 @@ enum class LogFormat : std::uint8_t { kText, kJson };
 struct LogConfig {
   LogLevel level = LogLevel::kInfo;
   LogFormat format = LogFormat::kText;
-  std::string file;  ///< empty: stderr
+  std::string file;  ///< a path, or fd:N; empty: stderr
   std::string name;  ///< the VM's name, a field of each JSON line; may be empty
 };
 
 /// Opens the log. Until then lines go to stderr as text. Main thread, once.
 Result<> open_log(const LogConfig& config);
-/// Closes and opens the log file again (SIGHUP, after a rotation). Main thread.
+/// Opens the log file anew (SIGHUP, after a rotation); where that fails the old one stays. Nothing
+/// happens to stderr and to inherited descriptors. Main thread.
 Result<> reopen_log();
 
 bool log_enabled(LogLevel level);
