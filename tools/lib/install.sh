@@ -10,15 +10,19 @@ need() {
       missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return 0
+  local as_root=()
   if [ "$(id -u)" -ne 0 ]; then
-    echo "missing packages; as root: apt-get install ${missing[*]}" >&2
-    exit 1
+    if ! sudo -n true 2>/dev/null; then
+      echo "missing packages; as root: apt-get install ${missing[*]}" >&2
+      exit 1
+    fi
+    as_root=(sudo -n)
   fi
   echo "installing ${#missing[@]} packages: ${missing[*]}" >&2
   local log
   log=$(mktemp)
-  if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-    --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  if ! { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     echo "could not install: ${missing[*]}" >&2
     exit 1
