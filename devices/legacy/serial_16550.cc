@@ -21,12 +21,12 @@ void Serial16550::read(std::uint64_t offset, std::span<std::byte> data) {
   bool emptied = false;
   {
     const std::scoped_lock lock(mutex_);
-    const std::size_t before = state_.fifo_count;
+    const bool was_empty = receiver_is_empty();
     // The chip decodes bytes; a wider access is that many byte accesses.
     for (std::byte& byte : data) {
       byte = std::byte{read_register(offset++ % kPorts)};
     }
-    emptied = before > 0 && state_.fifo_count == 0;
+    emptied = !was_empty && receiver_is_empty();
   }
   if (emptied) {
     output_.receiver_empty();
@@ -34,9 +34,18 @@ void Serial16550::read(std::uint64_t offset, std::span<std::byte> data) {
 }
 
 void Serial16550::write(std::uint64_t offset, std::span<const std::byte> data) {
-  const std::scoped_lock lock(mutex_);
-  for (const std::byte byte : data) {
-    write_register(offset++ % kPorts, std::to_integer<std::uint8_t>(byte));
+  bool emptied = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    const bool was_empty = receiver_is_empty();
+    for (const std::byte byte : data) {
+      write_register(offset++ % kPorts, std::to_integer<std::uint8_t>(byte));
+    }
+    // Clearing the FIFO makes room too, and so does the end of a loopback.
+    emptied = !was_empty && receiver_is_empty();
+  }
+  if (emptied) {
+    output_.receiver_empty();
   }
 }
 
@@ -45,8 +54,12 @@ std::size_t Serial16550::receive(std::span<const std::byte> bytes) {
   if (loopback()) {
     return 0;  // the line is cut; what comes in waits
   }
-  const std::size_t room = (state_.fifo_enabled ? kFifoSize : 1) - state_.fifo_count;
-  const std::size_t count = std::min(room, bytes.size());
+  return push_received(bytes);
+}
+
+std::size_t Serial16550::push_received(std::span<const std::byte> bytes) {
+  const std::size_t capacity = state_.fifo_enabled ? kFifoSize : 1;
+  const std::size_t count = std::min(capacity - state_.fifo_count, bytes.size());
   for (const std::byte byte : bytes.first(count)) {
     state_.fifo[state_.fifo_count++] = std::to_integer<std::uint8_t>(byte);
   }
@@ -120,12 +133,11 @@ void Serial16550::write_register(std::uint64_t offset, std::uint8_t value) {
 }
 
 void Serial16550::write_data(std::uint8_t value) {
+  const std::byte byte{value};
   if (loopback()) {
-    if (state_.fifo_count < kFifoSize) {
-      state_.fifo[state_.fifo_count++] = value;
-    }
+    push_received(std::span(&byte, 1));
   } else {
-    output_.transmit(std::byte{value});
+    output_.transmit(byte);
   }
   if ((state_.interrupt_enable & UART_IER_THRI) != 0) {
     state_.transmit_interrupt = true;
@@ -176,6 +188,10 @@ std::uint8_t Serial16550::modem_status() const {
 
 bool Serial16550::divisor_latch() const {
   return (state_.line_control & UART_LCR_DLAB) != 0;
+}
+
+bool Serial16550::receiver_is_empty() const {
+  return !loopback() && state_.fifo_count == 0;
 }
 
 bool Serial16550::loopback() const {

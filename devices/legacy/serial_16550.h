@@ -23,7 +23,7 @@ class SerialOutput {
   virtual ~SerialOutput() = default;
   /// A byte the guest sent. vCPU threads, never two at a time; never blocks.
   virtual void transmit(std::byte byte) = 0;
-  /// The guest emptied its receive FIFO: receive() takes bytes again. vCPU threads.
+  /// The receive FIFO is empty again, read or cleared: receive() takes bytes. vCPU threads.
   virtual void receiver_empty() = 0;
 };
 
@@ -60,11 +60,13 @@ class Serial16550 final : public BusDevice {
   void write_register(std::uint64_t offset, std::uint8_t value);
   void write_data(std::uint8_t value);
   std::uint8_t pop_received();
+  std::size_t push_received(std::span<const std::byte> bytes);
   std::uint8_t interrupt_identification();
   std::uint8_t line_status() const;
   std::uint8_t modem_status() const;
   bool divisor_latch() const;
   bool loopback() const;
+  bool receiver_is_empty() const;
 
   Interrupt& interrupt_;
   SerialOutput& output_;

@@ -3,6 +3,7 @@
 #include "devices/legacy/serial_16550.h"
 
 #include <array>
+#include <string>
 
 #include <linux/serial_reg.h>
 
@@ -102,6 +103,40 @@ TEST_CASE("serial: loopback brings bytes back and keeps the line out") {
     out(port.serial, UART_TX, 'l');  // more than the FIFO holds
   }
   CHECK((in(port.serial, UART_LSR) & UART_LSR_DR) != 0);
+}
+
+TEST_CASE("serial: without FIFO a loopback holds one byte, and input goes on behind it") {
+  Port port;
+  out(port.serial, UART_MCR, UART_MCR_LOOP);
+  for (int i = 0; i < 5; ++i) {
+    out(port.serial, UART_TX, 'l');
+  }
+  out(port.serial, UART_MCR, 0);
+  CHECK(receive(port, std::string(256, 'x')) == 0);
+  CHECK(in(port.serial, UART_RX) == 'l');
+  CHECK(receive(port, "x") == 1);
+}
+
+TEST_CASE("serial: a byte that comes by loopback interrupts as any other") {
+  Port port;
+  out(port.serial, UART_IER, UART_IER_RDI);
+  out(port.serial, UART_MCR, UART_MCR_LOOP);
+  out(port.serial, UART_TX, 'l');
+  CHECK(port.interrupt.edges == 1);
+  CHECK((in(port.serial, UART_IIR) & 0x0f) == UART_IIR_RDI);
+}
+
+TEST_CASE("serial: whatever makes room for input again is told to the console") {
+  Port port;
+  CHECK(receive(port, "ab") == 1);
+  out(port.serial, UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR);
+  CHECK(port.output.emptied == 1);
+  out(port.serial, UART_MCR, UART_MCR_LOOP);
+  CHECK(receive(port, "b") == 0);
+  CHECK(port.output.emptied == 1);
+  out(port.serial, UART_MCR, 0);
+  CHECK(port.output.emptied == 2);
+  CHECK(receive(port, "b") == 1);
 }
 
 TEST_CASE("serial: accesses wider than a byte touch the following registers only") {
