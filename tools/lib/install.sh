@@ -34,8 +34,7 @@ build_packages=(
   g++ meson ninja-build pkg-config liburing-dev libcli11-dev libtomlplusplus-dev libspdlog-dev
   nlohmann-json3-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev zlib1g-dev libxxhash-dev
 )
-test_packages=(
-  catch2 python3 procps acpica-tools cpio busybox-static kmod xz-utils lz4 zstd clang-format-19
-  qemu-system-x86
-)
+image_packages=(python3 busybox-static cpio kmod xz-utils lz4 zstd)
+test_packages=(catch2 procps acpica-tools clang-format-19 qemu-system-x86 "${image_packages[@]}")
 kernel_packages=(make gcc flex bison bc libelf-dev xz-utils lz4 python3)
+long_packages=(clang-tidy-19 clang-19 libclang-rt-19-dev "${kernel_packages[@]}")
