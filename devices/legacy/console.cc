@@ -8,6 +8,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -16,7 +17,7 @@
 #include <fmt/core.h>
 
 #include "devices/legacy/terminal.h"
-#include "src/base/log.h"
+#include "src/base/fd_path.h"
 
 namespace vireo {
 
@@ -28,7 +29,26 @@ constexpr std::uint64_t kFlushDelayNs = 1'000'000;
 /// So much is written at once, complete line or not.
 constexpr std::size_t kFlushSize = 1024;
 
+/// How long a failed write, or a failed accept, rests before the next.
+constexpr std::uint64_t kRetryDelayNs = 100 * kFlushDelayNs;
+
 constexpr std::byte kEscape{0x01};  // Ctrl-A, as QEMU has it
+
+/// Whether an inherited descriptor is what clients connect to.
+bool is_listener(int fd) {
+  const auto option = [fd](int name) {
+    int value = -1;
+    socklen_t size = sizeof(value);
+    return ::getsockopt(fd, SOL_SOCKET, name, &value, &size) == 0 ? value : -1;
+  };
+  return option(SO_DOMAIN) == AF_UNIX && option(SO_TYPE) == SOCK_STREAM &&
+         option(SO_ACCEPTCONN) == 1;
+}
+
+bool has_hung_up(int fd) {
+  pollfd request = {.fd = fd, .events = 0, .revents = 0};
+  return ::poll(&request, 1, 0) == 1;
+}
 
 /// Removes a socket that nobody listens on; one that answers is somebody's and stays.
 Result<> remove_stale_socket(const sockaddr_un& address) {
@@ -53,10 +73,11 @@ Result<> remove_stale_socket(const sockaddr_un& address) {
 }  // namespace
 
 Console::Console(Reactor& reactor, ConsoleListener& listener)
-    : reactor_(reactor), listener_(listener), flush_timer_(reactor) {
+    : reactor_(reactor), listener_(listener), flush_timer_(reactor), accept_timer_(reactor) {
   write_op_.bind<Console, &Console::on_written>(this);
   read_op_.bind<Console, &Console::on_read>(this);
   accept_op_.bind<Console, &Console::on_accept>(this);
+  accept_timer_.bind<Console, &Console::accept_clients>(this);
   flush_task_.bind<Console, &Console::flush_later>(this);
   flush_timer_.bind<Console, &Console::flush>(this);
   input_task_.bind<Console, &Console::deliver_input>(this);
@@ -78,7 +99,7 @@ Result<> Console::open(const ConsoleConfig& config) {
     case SerialMode::kPty:
       return open_pty();
     case SerialMode::kUnix:
-      return listen(config.path);
+      return is_inherited(config.path) ? open_listener(config.path) : listen(config.path);
     case SerialMode::kNull:
       discard_ = true;
       return {};
@@ -86,8 +107,18 @@ Result<> Console::open(const ConsoleConfig& config) {
   std::unreachable();
 }
 
+void Console::set_output(int fd) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  // For a regular file it means nothing but to io_uring, which would not wait for the disk.
+  if ((flags & O_NONBLOCK) != 0 && regular_file_size(fd)) {
+    ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+  }
+  out_blocks_ = (flags & O_NONBLOCK) == 0 && ::isatty(fd) == 1;
+  out_fd_ = fd;
+}
+
 Result<> Console::open_stdio() {
-  out_fd_ = STDOUT_FILENO;
+  set_output(STDOUT_FILENO);
   in_fd_ = STDIN_FILENO;
   if (::isatty(STDIN_FILENO) == 1) {
     if (!owns_terminal(STDIN_FILENO)) {
@@ -101,13 +132,18 @@ Result<> Console::open_stdio() {
 }
 
 Result<> Console::open_file_output(const ConsoleConfig& config) {
-  auto file = open_file(
-      config.path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | (config.append ? 0 : O_TRUNC), 0644);
+  // O_NONBLOCK: a FIFO that nobody reads is refused, not waited for, and a terminal is not either.
+  constexpr int kFlags = O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | O_NONBLOCK;
+  auto file = open_path(config.path, kFlags | (config.append ? 0 : O_TRUNC), 0644);
   if (!file) {
     return std::unexpected(std::move(file).error().context("serial.path"));
   }
+  if (auto fit = check_takes_text(file->get()); !fit) {
+    return std::unexpected(
+        std::move(fit).error().context(fmt::format("serial.path: {}", config.path)));
+  }
   owned_out_ = std::move(*file);
-  out_fd_ = owned_out_.get();
+  set_output(owned_out_.get());
   return {};
 }
 
@@ -121,8 +157,22 @@ Result<> Console::open_pty() {
   pty_name_ = name.data();
   TRY_ASSIGN(pty_slave_, open_file(pty_name_, O_RDWR | O_NOCTTY));
   TRY(make_pty_raw(pty_slave_.get()));
+  ::fcntl(owned_in_.get(), F_SETFL, O_RDWR | O_NONBLOCK);
   in_fd_ = owned_in_.get();
-  out_fd_ = owned_in_.get();
+  set_output(owned_in_.get());
+  return {};
+}
+
+Result<> Console::open_listener(const std::string& path) {
+  auto socket = open_inherited(path, O_RDWR);
+  if (!socket) {
+    return std::unexpected(std::move(socket).error().context("serial.path"));
+  }
+  if (!is_listener(socket->get())) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("serial.path: {}: wants a UNIX stream socket that listens", path));
+  }
+  listen_fd_ = std::move(*socket);
   return {};
 }
 
@@ -150,7 +200,7 @@ Result<> Console::listen(const std::string& path) {
 void Console::start(Serial16550& port) {
   port_ = &port;
   if (listen_fd_) {
-    reactor_.ring().prep_accept(accept_op_, listen_fd_.get());
+    accept_clients();
   }
   read_input();
 }
@@ -160,9 +210,11 @@ void Console::finish(std::uint64_t limit_ns) {
   stopping_ = true;
   reactor_.ring().cancel(read_op_);
   reactor_.ring().cancel(accept_op_);
+  accept_timer_.cancel();
   flush_timer_.cancel();
   flush();
   if (!reactor_.drain(limit_ns)) {
+    given_up_ = true;
     {
       const std::scoped_lock lock(mutex_);
       discard_ = true;
@@ -198,7 +250,7 @@ void Console::flush_later() {
   bool now = false;
   {
     const std::scoped_lock lock(mutex_);
-    now = buffer_.size() >= kFlushSize;
+    now = stopping_ || buffer_.size() >= kFlushSize;
   }
   if (now) {
     flush_timer_.cancel();
@@ -211,7 +263,7 @@ void Console::flush_later() {
 void Console::flush() {
   // A write in flight goes on by its completion; with nobody there, the buffer keeps the oldest
   // bytes until somebody comes.
-  if (write_op_.in_flight() || out_fd_ < 0) {
+  if (write_op_.in_flight() || out_fd_ < 0 || given_up_) {
     return;
   }
   if (written_ == writing_.size()) {
@@ -226,38 +278,50 @@ void Console::flush() {
       writing_.insert(writing_.end(), bytes.begin(), bytes.end());
     }
   }
-  if (!writing_.empty()) {
-    reactor_.ring().prep_write(write_op_, out_fd_, std::span(writing_).subspan(written_),
-                               Ring::kNoOffset);
+  const auto rest = std::span(writing_).subspan(written_);
+  if (rest.empty()) {
+    return;
+  }
+  if (out_blocks_) {
+    reactor_.ring().prep_write_async(write_op_, out_fd_, rest, Ring::kNoOffset);
+  } else {
+    reactor_.ring().prep_write(write_op_, out_fd_, rest, Ring::kNoOffset);
   }
 }
 
 void Console::on_written(Op& /*op*/, Completion completion) {
-  if (completion.result > 0) {
+  if (std::exchange(write_waits_, false) && completion.result >= 0) {
+    flush();
+  } else if (completion.result > 0) {
     written_ += static_cast<std::size_t>(completion.result);
-  } else if (completion.result != -EINTR && completion.result != -EAGAIN) {
-    // A reader that is gone, a full disk: these bytes are lost, and said to be if it comes back.
-    {
-      const std::scoped_lock lock(mutex_);
-      lost_ += writing_.size() - written_;
-    }
-    writing_.clear();
-    written_ = 0;
-    if (client_) {
-      drop_client();
-      return;
-    }
-    if (completion.result == -EPIPE || completion.result == -EBADF || completion.result == -EIO) {
-      const std::scoped_lock lock(mutex_);
-      discard_ = true;
-      return;
-    }
-    if (!stopping_) {
-      flush_timer_.arm(kFlushDelayNs * 100);
-    }
-    return;
+    flush();
+  } else if (completion.result == -EINTR) {
+    flush();
+  } else if (completion.result == -EAGAIN && out_fd_ >= 0 && !given_up_) {
+    // A description that is non-blocking, by whoever shares it: io_uring does not wait for it.
+    write_waits_ = true;
+    reactor_.ring().prep_poll(write_op_, out_fd_, POLLOUT);
+  } else {
+    write_failed(completion.result);
   }
-  flush();
+  release_client();
+}
+
+/// A reader that is gone, a full disk: these bytes are lost, and said to be if it comes back.
+void Console::write_failed(int result) {
+  const bool for_good = result == -EPIPE || result == -EBADF || result == -EIO;
+  {
+    const std::scoped_lock lock(mutex_);
+    lost_ += writing_.size() - written_;
+    discard_ = discard_ || (for_good && !client_);
+  }
+  writing_.clear();
+  written_ = 0;
+  if (client_) {
+    drop_client();
+  } else if (!for_good && !stopping_) {
+    flush_timer_.arm(kRetryDelayNs);
+  }
 }
 
 // Input
@@ -271,20 +335,22 @@ void Console::read_input() {
 }
 
 void Console::on_read(Op& /*op*/, Completion completion) {
-  if (completion.result > 0) {
+  if (std::exchange(read_waits_, false) && completion.result >= 0) {
+    read_input();
+  } else if (completion.result > 0) {
     take_input(std::span(read_buffer_).first(static_cast<std::size_t>(completion.result)));
     deliver_input();
-    return;
-  }
-  if (completion.result == -EINTR || completion.result == -EAGAIN) {
+  } else if (completion.result == -EINTR) {
     read_input();
-    return;
-  }
-  if (client_) {
+  } else if (completion.result == -EAGAIN && in_fd_ >= 0 && !stopping_) {
+    read_waits_ = true;
+    reactor_.ring().prep_poll(read_op_, in_fd_, POLLIN);
+  } else if (client_) {
     drop_client();
   } else {
     in_fd_ = -1;  // the end of stdin: the console goes on without input
   }
+  release_client();
 }
 
 void Console::take_input(std::span<const std::byte> bytes) {
@@ -327,9 +393,18 @@ void Console::deliver_input() {
 // Clients of a UNIX socket
 // ---------------------------------------------------------------------------
 
+void Console::accept_clients() {
+  reactor_.ring().prep_accept(accept_op_, listen_fd_.get());
+}
+
 void Console::on_accept(Op& /*op*/, Completion completion) {
-  if (completion.result >= 0) {
+  const bool waited = std::exchange(accept_waits_, false);
+  if (completion.result >= 0 && !waited) {
     UniqueFd accepted(completion.result);
+    // One whose input the guest does not take is not read from, so this is where we learn of it.
+    if (client_ && has_hung_up(client_.get())) {
+      drop_client();
+    }
     if (!client_) {
       client_ = std::move(accepted);
       in_fd_ = client_.get();
@@ -339,8 +414,16 @@ void Console::on_accept(Op& /*op*/, Completion completion) {
     }
     // A second client is sent away at once: one console has one reader.
   }
-  if (!accept_op_.in_flight() && !stopping_ && completion.result != -ECANCELED) {
-    reactor_.ring().prep_accept(accept_op_, listen_fd_.get());
+  if (accept_op_.in_flight() || stopping_) {
+    return;
+  }
+  if (completion.result >= 0 || completion.result == -ECONNABORTED) {
+    accept_clients();
+  } else if (completion.result == -EAGAIN) {
+    accept_waits_ = true;
+    reactor_.ring().prep_poll(accept_op_, listen_fd_.get(), POLLIN);
+  } else {
+    accept_timer_.arm(kRetryDelayNs);  // no descriptor is free, perhaps
   }
 }
 
@@ -349,7 +432,12 @@ void Console::drop_client() {
   out_fd_ = -1;
   // The other direction's operation still names the descriptor; shut down, it ends by itself.
   ::shutdown(client_.get(), SHUT_RDWR);
-  if (!read_op_.in_flight() && !write_op_.in_flight()) {
+  release_client();
+}
+
+/// Closes a client that was dropped, once nothing names its descriptor.
+void Console::release_client() {
+  if (client_ && in_fd_ < 0 && !read_op_.in_flight() && !write_op_.in_flight()) {
     client_.reset();
   }
 }

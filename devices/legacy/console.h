@@ -27,7 +27,7 @@ enum class SerialMode : std::uint8_t { kStdio, kFile, kPty, kUnix, kNull };
 
 struct ConsoleConfig {
   SerialMode mode = SerialMode::kStdio;
-  std::string path;     ///< file, unix: where; "fd:N" is an inherited descriptor
+  std::string path;     ///< file, unix: where; or fd:N, for unix a socket that listens
   bool append = false;  ///< file: keep what is there
 };
 
@@ -64,20 +64,25 @@ class Console final : public SerialOutput {
   void receiver_empty() override;
 
  private:
+  void set_output(int fd);
   Result<> open_stdio();
   Result<> open_file_output(const ConsoleConfig& config);
   Result<> open_pty();
+  Result<> open_listener(const std::string& path);
   Result<> listen(const std::string& path);
 
   void flush();
   void flush_later();
   void on_written(Op& op, Completion completion);
+  void write_failed(int result);
   void read_input();
   void on_read(Op& op, Completion completion);
   void take_input(std::span<const std::byte> bytes);
   void deliver_input();
+  void accept_clients();
   void on_accept(Op& op, Completion completion);
   void drop_client();
+  void release_client();
 
   Reactor& reactor_;
   ConsoleListener& listener_;
@@ -93,9 +98,11 @@ class Console final : public SerialOutput {
   std::string pty_name_;
   int in_fd_ = -1;
   int out_fd_ = -1;
-  bool discard_ = false;   // mode null
-  bool terminal_ = false;  // escape sequences are looked for
+  bool out_blocks_ = false;  // a terminal: see Ring::prep_write_async()
+  bool discard_ = false;     // mode null
+  bool terminal_ = false;    // escape sequences are looked for
   bool stopping_ = false;
+  bool given_up_ = false;  // on a reader that has stopped, at the end
 
   // Output. buffer_ and lost_ under mutex_; the rest belongs to the reactor.
   std::mutex mutex_;
@@ -105,12 +112,16 @@ class Console final : public SerialOutput {
   std::vector<std::byte> writing_;
   std::size_t written_ = 0;
   Op write_op_;
+  bool write_waits_ = false;  // write_op_ is a poll: see on_written()
   Task flush_task_;
   Timer flush_timer_;
 
   // Input.
   Op read_op_;
+  bool read_waits_ = false;
   Op accept_op_;
+  bool accept_waits_ = false;
+  Timer accept_timer_;
   Task input_task_;
   std::array<std::byte, 256> read_buffer_ = {};
   std::vector<std::byte> pending_input_;  // read, not yet taken by the FIFO

@@ -66,6 +66,10 @@ Result<> Ring::create(const Config& config) {
     registering.opcode = IORING_RESTRICTION_REGISTER_OP;
     registering.register_op = IORING_REGISTER_RING_FDS;
     restrictions.push_back(registering);
+    io_uring_restriction flags = {};
+    flags.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    flags.sqe_flags = IOSQE_ASYNC;
+    restrictions.push_back(flags);
     const int result = io_uring_register_restrictions(&ring_, restrictions.data(),
                                                       static_cast<unsigned>(restrictions.size()));
     if (result < 0) {
@@ -126,6 +130,14 @@ void Ring::prep_read(Op& op, int fd, std::span<std::byte> buffer, std::uint64_t 
 void Ring::prep_write(Op& op, int fd, std::span<const std::byte> buffer, std::uint64_t offset) {
   io_uring_sqe* const sqe = begin(op);
   io_uring_prep_write(sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
+  io_uring_sqe_set_data(sqe, &op);
+}
+
+void Ring::prep_write_async(Op& op, int fd, std::span<const std::byte> buffer,
+                            std::uint64_t offset) {
+  io_uring_sqe* const sqe = begin(op);
+  io_uring_prep_write(sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
+  io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
   io_uring_sqe_set_data(sqe, &op);
 }
 

@@ -93,6 +93,9 @@ class Ring {
 
   void prep_read(Op& op, int fd, std::span<std::byte> buffer, std::uint64_t offset);
   void prep_write(Op& op, int fd, std::span<const std::byte> buffer, std::uint64_t offset);
+  /// The same on a thread of the kernel's, always: for a terminal, which io_uring would write to at
+  /// once where it is ready, however much more than fits that is, and wait in submit().
+  void prep_write_async(Op& op, int fd, std::span<const std::byte> buffer, std::uint64_t offset);
   /// Becomes ready once; `events` are POLLIN, ….
   void prep_poll(Op& op, int fd, unsigned events);
   /// Accepts connections, close-on-exec, until it fails or is cancelled where multishot is to be

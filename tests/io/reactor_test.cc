@@ -169,6 +169,23 @@ TEST_CASE("ring: more operations than the submission queue holds") {
   }
 }
 
+TEST_CASE("ring: an asynchronous write, with and without restrictions") {
+  const std::array<std::uint8_t, 2> some = {IORING_OP_WRITE, IORING_OP_READ};
+  for (const std::span<const std::uint8_t> allowed : {std::span<const std::uint8_t>(some), {}}) {
+    const auto reactor = started({.allowed_opcodes = allowed});
+    std::array<int, 2> ends = {};
+    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
+    const UniqueFd out(ends[0]);
+    const UniqueFd in(ends[1]);
+    Probe write(*reactor);
+    reactor->ring().prep_write_async(write.op, in.get(), std::as_bytes(std::span("hi", 2)),
+                                     Ring::kNoOffset);
+    REQUIRE(reactor->run().has_value());
+    REQUIRE(write.results.size() == 1);
+    CHECK(write.results[0].result == 2);
+  }
+}
+
 TEST_CASE("ring: an opcode that is not allowed is refused") {
   const std::array<std::uint8_t, 3> allowed = {IORING_OP_READ, IORING_OP_ASYNC_CANCEL,
                                                IORING_OP_TIMEOUT};

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <string>
 
 #include <fcntl.h>
@@ -10,17 +11,10 @@
 #include <unistd.h>
 
 #include "src/base/log.h"
-#include "tests/legacy/recorders.h"
-#include "tests/support/catch.h"
+#include "tests/legacy/console_setup.h"
 
 namespace vireo {
 namespace {
-
-constexpr std::uint64_t kMillisecond = 1'000'000;
-
-struct NoListener final : ConsoleListener {
-  void console_quit() override {}
-};
 
 /// A console on a FIFO in place of a file: its reader can be slow, or stop.
 struct FifoConsole {
@@ -108,6 +102,71 @@ TEST_CASE("console: finish gives up on a stuck reader") {
   fifo.print(std::string(60'000, 'x'));  // beyond what the FIFO takes
   fifo.console->finish(50 * kMillisecond);
   CHECK(fifo.read_all().size() >= 60'000);
+}
+
+UniqueFd open_slave(const std::string& name) {
+  UniqueFd slave(::open(name.c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC));
+  REQUIRE(slave);
+  return slave;
+}
+
+TEST_CASE("console: a pty is read and written by the name it tells, raw both ways") {
+  Setup setup({.mode = SerialMode::kPty});
+  REQUIRE(setup.opened.has_value());
+  const std::string name = setup.console->pty_name();
+  REQUIRE(name.starts_with("/dev/pts/"));
+  const UniqueFd slave = open_slave(name);
+  setup.print("out\n");
+  CHECK(setup.user_reads(slave.get(), 4) == "out\n");
+  Setup::user_types(slave.get(), "in\n\x03\x01x");
+  CHECK(setup.guest_reads(6) == "in\n\x03\x01x");
+  CHECK(Setup::read_now(slave.get()).empty());  // no echo: that is the guest's to do
+}
+
+TEST_CASE("console: a pty without a user keeps what was said, and costs nothing") {
+  Setup setup({.mode = SerialMode::kPty});
+  REQUIRE(setup.opened.has_value());
+  check_idle(setup);
+  setup.print("early\n");
+  setup.serve(10 * kMillisecond);
+  check_idle(setup);
+  {
+    const UniqueFd slave = open_slave(setup.console->pty_name());
+    CHECK(setup.user_reads(slave.get(), 6) == "early\n");
+    Setup::user_types(slave.get(), "one");
+    CHECK(setup.guest_reads(3) == "one");
+  }
+  // Gone: no hang-up that is told again and again.
+  check_idle(setup);
+  setup.print("between\n");
+  setup.serve(10 * kMillisecond);
+  check_idle(setup);
+  const UniqueFd again = open_slave(setup.console->pty_name());
+  CHECK(setup.user_reads(again.get(), 8) == "between\n");
+  Setup::user_types(again.get(), "two");
+  CHECK(setup.guest_reads(3) == "two");
+}
+
+TEST_CASE("console: a pty that nobody reads is bounded, and told") {
+  Setup setup({.mode = SerialMode::kPty});
+  REQUIRE(setup.opened.has_value());
+  constexpr std::size_t kSent = 300'000;
+  for (std::size_t sent = 0; sent < kSent; sent += 1000) {
+    setup.print(std::string(1000, 'x'));
+    setup.serve(0);
+  }
+  check_idle(setup);
+  const UniqueFd slave = open_slave(setup.console->pty_name());
+  std::string got;
+  for (int tries = 0; tries < 1000 && got.find("bytes lost]") == std::string::npos; ++tries) {
+    setup.serve();
+    got += Setup::read_now(slave.get());
+  }
+  const auto kept = static_cast<std::size_t>(std::count(got.begin(), got.end(), 'x'));
+  const std::size_t note = got.find("\r\n[");
+  REQUIRE(note != std::string::npos);
+  CHECK(kept + std::stoul(got.substr(note + 3)) == kSent);
+  CHECK(kept < 3 * Console::kBufferSize);
 }
 
 TEST_CASE("console: sees the kernel's panic, however it is cut") {
