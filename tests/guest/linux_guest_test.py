@@ -172,6 +172,11 @@ class Endings(unittest.TestCase):
         ended = boot(CLOUD, "panic", append="quiet panic=0")
         self.assertEqual(ended.status, 11, ended)
 
+    @for_each({"micro": (MICRO,)} if "micro_bzimage" in KERNELS else {})
+    def an_early_panic_of_a_kernel_that_has_the_driver_built_in(self, image):
+        ended = run("run", "--kernel", image, "--memory", "64M", "--append", "quiet panic=0")
+        self.assertEqual(ended.status, 11, ended)
+
     def test_triple_fault_of_linux(self):
         ended = boot(CLOUD, "reboot", append="quiet reboot=t")
         self.assertEqual(ended.status, 12, ended)
