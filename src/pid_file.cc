@@ -11,6 +11,8 @@
 
 #include <fmt/core.h>
 
+#include "src/base/fd_path.h"
+
 namespace vireo {
 
 namespace {
@@ -23,52 +25,66 @@ bool is_still_there(const std::string& path, int fd) {
          by_path.st_ino == by_fd.st_ino && by_path.st_dev == by_fd.st_dev;
 }
 
+std::string owner_of(int fd) {
+  std::array<char, 32> text = {};
+  const ssize_t count = ::pread(fd, text.data(), text.size() - 1, 0);
+  std::string pid(text.data(), count > 0 ? static_cast<std::size_t>(count) : 0);
+  pid.erase(pid.find_last_not_of('\n') + 1);
+  return pid;
+}
+
 }  // namespace
+
+Result<bool> PidFile::try_create(const std::string& path) {
+  constexpr int kFlags = O_RDWR | O_CREAT | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK;
+  TRY_ASSIGN(UniqueFd file, open_path(path, kFlags, 0644));
+  if (auto size = regular_file_size(file.get()); !size) {
+    return std::unexpected(std::move(size).error().context(path).with_code(ErrorCode::kConfig));
+  }
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  if (::fcntl(file.get(), F_OFD_SETLK, &lock) < 0) {
+    return fail(ErrorCode::kSystem,
+                fmt::format("{} belongs to the running process {}", path, owner_of(file.get())));
+  }
+  if (!is_inherited(path) && !is_still_there(path, file.get())) {
+    return false;
+  }
+  const std::string text = fmt::format("{}\n", ::getpid());
+  // An inherited file may stand anywhere; what is in it is one number.
+  if (::ftruncate(file.get(), 0) < 0 || ::lseek(file.get(), 0, SEEK_SET) < 0) {
+    return fail_errno(errno, path);
+  }
+  file_ = std::move(file);
+  path_ = path;
+  if (auto written = write_full(file_.get(), std::as_bytes(std::span(text))); !written) {
+    return std::unexpected(std::move(written).error().context(path));
+  }
+  return true;
+}
 
 Result<> PidFile::create(const std::string& path) {
   for (;;) {
-    auto opened = open_file(path, O_RDWR | O_CREAT | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0644);
-    if (!opened) {
-      return std::unexpected(std::move(opened).error().context("process.pid_file"));
+    auto created = try_create(path);
+    if (!created) {
+      return std::unexpected(std::move(created).error().context("process.pid_file"));
     }
-    UniqueFd file = std::move(*opened);
-    if (auto size = regular_file_size(file.get()); !size) {
-      return std::unexpected(
-          std::move(size).error().context(fmt::format("process.pid_file: {}", path)));
+    if (*created) {
+      return {};
     }
-    struct flock lock = {};
-    lock.l_type = F_WRLCK;
-    lock.l_whence = SEEK_SET;
-    if (::fcntl(file.get(), F_OFD_SETLK, &lock) < 0) {
-      std::array<char, 32> owner = {};
-      const ssize_t count = ::pread(file.get(), owner.data(), owner.size() - 1, 0);
-      std::string pid(owner.data(), count > 0 ? static_cast<std::size_t>(count) : 0);
-      pid.erase(pid.find_last_not_of('\n') + 1);
-      return fail(ErrorCode::kSystem,
-                  fmt::format("process.pid_file: {} belongs to the running process {}", path, pid));
-    }
-    if (!is_still_there(path, file.get())) {
-      continue;
-    }
-    const std::string text = fmt::format("{}\n", ::getpid());
-    if (::ftruncate(file.get(), 0) < 0) {
-      return fail_errno(errno, fmt::format("process.pid_file: {}", path));
-    }
-    file_ = std::move(file);
-    path_ = path;
-    auto written = write_full(file_.get(), std::as_bytes(std::span(text)));
-    if (!written) {
-      return std::unexpected(
-          std::move(written).error().context(fmt::format("process.pid_file: {}", path)));
-    }
-    return {};
   }
 }
 
 PidFile::~PidFile() {
-  if (file_) {
-    ::unlink(
-        path_.c_str());  // still locked: a successor waits for a file that is gone, and retries
+  if (!file_) {
+    return;
+  }
+  if (is_inherited(path_)) {
+    [[maybe_unused]] const int result = ::ftruncate(file_.get(), 0);
+  } else {
+    // Still locked: a successor waits for a file that is gone, and retries.
+    ::unlink(path_.c_str());
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pid file: made when the VM is built, locked while it lives, removed at its end. One left by a
-// killed process is replaced, since its lock died with it; a live one never.
+// killed process is replaced, since its lock died with it; a live one never. An inherited one
+// (fd:N) is its opener's to remove: it is emptied at the end.
 #pragma once
 
 #include <string>
@@ -17,10 +18,14 @@ class PidFile {
   PidFile& operator=(const PidFile&) = delete;
   ~PidFile();
 
-  /// Errors: kSystem where a live process holds it, and those of opening and writing.
+  /// `path` may be fd:N, a regular file. Errors: kSystem where a live process holds it, and those
+  /// of opening and writing.
   Result<> create(const std::string& path);
 
  private:
+  /// False where the file was its last owner's, who has removed it meanwhile: once more.
+  Result<bool> try_create(const std::string& path);
+
   UniqueFd file_;
   std::string path_;
 };
