@@ -185,10 +185,39 @@ class Reports(unittest.TestCase):
             self.assertTrue(any(e.get("device") == "serial" and e["direction"] == "write" and
                                 e["count"] >= 12 for e in exits), exits)
             self.assertTrue(any(e.get("address") == "0x3f0" for e in exits), exits)
+            # What KVM answered by itself is counted by KVM: more exits than came out to vireo.
+            seen = sum(e["count"] for e in exits)
+            self.assertGreaterEqual(profile["vcpus"][0]["kvm"]["exits"], seen, profile["vcpus"][0])
+            phases = profile["phases"]
+            # Mark 1 is the probe's own, 7 the test's, and the last phase ends with the run.
+            self.assertEqual([phase["phase"] for phase in phases], [0, 1, 2])
+            self.assertGreater(phases[0]["pages_touched"], 8)
+            self.assertEqual(profile["guest_steps"], [])
             for line in (path / "log").read_text().splitlines():
                 self.assertEqual(json.loads(line)["vm"], "web-1")
             self.assertFalse((path / "pid").exists())
             self.assertEqual(sorted(p.name for p in path.iterdir()), ["log", "p.json", "t.json"])
+
+    def test_profile_shows_the_guests_own_steps(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "p.json"
+            process = start("run", "--kernel", PROBE, "--cmdline", "probe=echo", "--profile", path)
+            self.assertIn(b"echo=ready", process.stdout.readline())
+            line = b"initcall acpi_init+0x0/0x4d0 returned 0 after 76000 usecs\n"
+            output, errors = process.communicate(line + b"q", timeout=20)
+            self.assertEqual(process.returncode, 0, errors)
+            self.assertIn(line.strip(), output)
+            self.assertEqual(json.loads(path.read_text())["guest_steps"],
+                             [{"name": "acpi_init", "duration_us": 76000}])
+
+    def test_profile_shows_how_much_memory_each_phase_touched(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "p.json"
+            ended = probe("probe=mark 2 probe=touch 16 probe=mark 3", "--profile", path)
+            self.assertEqual(ended.status, 0, ended)
+            touched = [phase["pages_touched"] for phase in json.loads(path.read_text())["phases"]]
+            self.assertGreaterEqual(touched[2], 16 * 256, touched)
+            self.assertLess(touched[3], 16 * 256, touched)
 
     def test_pid_file_names_the_process_and_a_live_one_is_respected(self):
         with tempfile.TemporaryDirectory() as directory:
