@@ -22,7 +22,7 @@ constexpr unsigned kThreadsMax = 100;
 void OffloadJob::complete() {
   // First free, then told: the owner may submit it again, or end it.
   in_flight_ = false;
-  done_(owner_, std::exchange(result_, {}));
+  done_(owner_, std::move(result_));
 }
 
 Offload::Offload(Limits limits) : limits_(limits) {
@@ -70,8 +70,6 @@ void Offload::close() {
       // Nothing of the job is touched after this: its reactor may have ended it.
       job.reactor_->post(job.completion_);
     }
-    last_ = nullptr;
-    queued_ = 0;
     changed_.notify_all();
   }
   // No thread is added any more.

@@ -2,6 +2,8 @@
 #include "src/io/reactor.h"
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <string_view>
 #include <thread>
@@ -82,6 +84,76 @@ TEST_CASE("reactor: tasks posted before and while it runs, with every set of fea
     REQUIRE(reactor->run().has_value());
     CHECK(early.value == 1);
   }
+}
+
+/// A task that posts itself until it has run so often, and keeps a common record.
+struct Again {
+  Again(Reactor& on, std::vector<int>& log, int number, int runs)
+      : reactor(on), record(log), id(number), left(runs) {
+    task.bind<Again, &Again::run>(this);
+  }
+  void run() {
+    record.push_back(id);
+    if (--left > 0) {
+      reactor.post(task);
+    }
+  }
+  Reactor& reactor;
+  std::vector<int>& record;
+  int id;
+  int left;
+  Task task;
+};
+
+TEST_CASE("reactor: tasks run in the order of posting, and again when posted while they run") {
+  const auto reactor = started({});
+  std::vector<int> record;
+  Again one(*reactor, record, 1, 3);
+  Again two(*reactor, record, 2, 1);
+  Again three(*reactor, record, 3, 2);
+  reactor->post(one.task);
+  reactor->post(two.task);
+  reactor->post(three.task);
+  CHECK(reactor->drain(1000 * kMillisecond));
+  CHECK(record == std::vector<int>{1, 2, 3, 1, 3, 1});
+}
+
+TEST_CASE("reactor: drain gives up on tasks without end, too") {
+  const auto reactor = started({});
+  std::vector<int> record;
+  Again forever(*reactor, record, 1, 1'000'000'000);
+  reactor->post(forever.task);
+  CHECK_FALSE(reactor->drain(5 * kMillisecond));
+  forever.left = 1;
+  CHECK(reactor->drain(1000 * kMillisecond));
+}
+
+TEST_CASE("reactor: a task posted to a loop that sleeps wakes it, each time") {
+  auto reactor_result = Reactor::create({});
+  REQUIRE(reactor_result.has_value());
+  Reactor& reactor = **reactor_result;
+  std::thread loop([&reactor] {
+    if (reactor.start()) {
+      CHECK(reactor.run().has_value());
+      reactor.close();
+    }
+  });
+  struct Flag {
+    void set() { ++count; }
+    std::atomic<int> count = 0;
+  } flag;
+  Task task;
+  task.bind<Flag, &Flag::set>(&flag);
+  for (int i = 1; i <= 3; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));  // asleep by now
+    reactor.post(task);
+    for (int tries = 0; tries < 1000 && flag.count < i; ++tries) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    CHECK(flag.count == i);
+  }
+  reactor.stop();
+  loop.join();
 }
 
 TEST_CASE("reactor: four threads post, each task runs, call_and_wait waits") {
@@ -237,7 +309,7 @@ TEST_CASE("ring: accept goes on, with and without multishot") {
     REQUIRE(reactor->run().has_value());
     CHECK(acceptor.clients.size() == 2);
     for (const UniqueFd& client : acceptor.clients) {
-      CHECK(client.get() >= 0);
+      CHECK((::fcntl(client.get(), F_GETFD) & FD_CLOEXEC) != 0);
     }
     reactor->ring().cancel(acceptor.op);
     CHECK(reactor->drain(1000 * kMillisecond));
@@ -270,6 +342,37 @@ TEST_CASE("timer: fires in order, is moved, is cancelled") {
   CHECK(fired == std::vector<int>{1, 2, 3});
 }
 
+TEST_CASE("timer: does not fire before its time, and can be armed by what it fires") {
+  const auto reactor = started({});
+  struct Repeat {
+    explicit Repeat(Reactor& on) : timer(on) { timer.bind<Repeat, &Repeat::fire>(this); }
+    void fire() {
+      CHECK(monotonic_ns() >= due);
+      CHECK_FALSE(timer.armed());
+      if (++fired < 3) {
+        arm(3 * kMillisecond);
+      }
+    }
+    void arm(std::uint64_t after) {
+      due = monotonic_ns() + after;
+      timer.arm(after);
+    }
+    Timer timer;
+    std::uint64_t due = 0;
+    int fired = 0;
+  } repeat(*reactor);
+  repeat.arm(kMillisecond);
+  repeat.arm(15 * kMillisecond);  // later: the earlier deadline passes without it
+  CHECK(reactor->drain(5000 * kMillisecond));
+  CHECK(repeat.fired == 3);
+  repeat.arm(kMillisecond);
+  repeat.timer.cancel();
+  CHECK_FALSE(repeat.timer.armed());
+  std::this_thread::sleep_for(std::chrono::milliseconds(3));  // the kernel had it expire already
+  CHECK(reactor->drain(5000 * kMillisecond));
+  CHECK(repeat.fired == 3);
+}
+
 TEST_CASE("signals: a blocked signal arrives as a completion") {
   const auto reactor = started({});
   SignalWatch watch(*reactor);
@@ -287,6 +390,9 @@ TEST_CASE("signals: a blocked signal arrives as a completion") {
   ::kill(::getpid(), SIGUSR2);
   REQUIRE(reactor->run().has_value());
   CHECK(receiver.received == std::vector<int>{SIGUSR2});
+  ::kill(::getpid(), SIGUSR2);  // and the next one too
+  CHECK_FALSE(reactor->drain(20 * kMillisecond));
+  CHECK(receiver.received == std::vector<int>{SIGUSR2, SIGUSR2});
   watch.stop();
   CHECK(reactor->drain(1000 * kMillisecond));
 }
