@@ -108,13 +108,13 @@ class Runner:
         self.hosts = [f"{host}-{number + 1}" for number in range(lanes or lanes_of_this_machine())]
         self.printing = threading.Lock()
 
-    def run(self, suites):
-        """All of `suites`, which begin in the order given."""
+    def run(self, suites, lanes=None):
+        """All of `suites`, which begin in the order given, in the first `lanes` of the lanes."""
         waiting = queue.SimpleQueue()
         for suite in suites:
             waiting.put(suite)
         lanes = [threading.Thread(target=self.lane, args=(host, waiting), daemon=True)
-                 for host in self.hosts]
+                 for host in self.hosts[:lanes]]
         self.stop_hosts()  # one that is still up may have seen an older build
         try:
             for lane in lanes:
