@@ -81,6 +81,10 @@ Result<unsigned> physical_address_bits(const KvmVm& vm);
 /// The in-kernel interrupt controllers; after the memory slots.
 Result<> create_interrupt_controllers(const KvmVm& vm);
 
+/// Lets KVM report model-specific registers that it does not know, for the exit profile: vCPUs then
+/// leave by KVM_EXIT_X86_RDMSR and _WRMSR. Before the first vCPU.
+Result<> report_unknown_msrs(const KvmVm& vm);
+
 /// Errors: kConfig for a feature that is unknown, or that this host's KVM cannot give.
 Result<std::unique_ptr<CpuModel>> make_cpu_model(const KvmVm& vm, const CpuConfig& config);
 

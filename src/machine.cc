@@ -16,7 +16,6 @@
 #include "devices/legacy/terminal.h"
 #include "src/base/log.h"
 #include "src/memory/bus_error.h"
-#include "src/profile.h"
 
 namespace vireo {
 
@@ -141,7 +140,13 @@ Result<> Machine::create_devices() {
   if (!console_->pty_name().empty()) {
     log_info("serial", "the console is {}", console_->pty_name());
   }
-  serial_ = std::make_unique<Serial16550>(*serial_line_, *console_);
+  SerialOutput* serial_output = console_.get();
+  if (!config_.process.profile.empty()) {
+    profile_ = std::make_unique<Profile>(*memory_, *console_);
+    TRY(profile_->open(*vm_));
+    serial_output = &profile_->serial_output();
+  }
+  serial_ = std::make_unique<Serial16550>(*serial_line_, *serial_output);
   i8042_ = std::make_unique<I8042>(*keyboard_line_, events);
   cmos_ = std::make_unique<Cmos>(wall_time);
   pvpanic_ = std::make_unique<Pvpanic>(events);
@@ -199,7 +204,10 @@ Result<> Machine::create_vcpus() {
                                .mmio = mmio_,
                                .observer = *this,
                                .phase = phase_,
-                               .profile = !config_.process.profile.empty()};
+                               .profile = profile_ != nullptr};
+  if (profile_) {
+    TRY(arch::report_unknown_msrs(*vm_));
+  }
   for (unsigned index = 0; index < config_.machine.cpus; ++index) {
     TRY_ASSIGN(std::unique_ptr<Vcpu> vcpu, Vcpu::create(*vm_, index, ids[index], context));
     TRY(arch::setup_vcpu(vcpu->fd(), *model, ids[index]));
@@ -315,6 +323,9 @@ int Machine::exit_status() {
 
 void Machine::mark(std::uint8_t number) {
   timeline_.record_mark(number);
+  if (profile_) {
+    profile_->end_phase();
+  }
   phase_.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -334,8 +345,9 @@ Result<> Machine::write_reports() {
   if (!config_.process.timeline.empty()) {
     TRY(write_file_atomically(config_.process.timeline, timeline_.to_json()));
   }
-  if (!config_.process.profile.empty()) {
-    TRY(write_file_atomically(config_.process.profile, profile_json(vcpus_, ports_, mmio_)));
+  if (profile_) {
+    TRY_ASSIGN(const std::string profile, profile_->to_json(vcpus_, ports_, mmio_));
+    TRY(write_file_atomically(config_.process.profile, profile));
   }
   return {};
 }

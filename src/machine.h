@@ -27,6 +27,7 @@
 #include "src/kvm/vm.h"
 #include "src/memory/guest_memory.h"
 #include "src/pid_file.h"
+#include "src/profile.h"
 #include "src/timeline.h"
 
 namespace vireo {
@@ -102,6 +103,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener {
   std::unique_ptr<Interrupt> keyboard_line_;
   std::unique_ptr<Interrupt> event_line_;
   std::unique_ptr<Console> console_;
+  std::unique_ptr<Profile> profile_;  // none unless asked for
   std::unique_ptr<Serial16550> serial_;
   std::unique_ptr<I8042> i8042_;
   std::unique_ptr<Cmos> cmos_;

@@ -2,6 +2,7 @@
 #include "src/profile.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
@@ -54,25 +55,67 @@ nlohmann::ordered_json record_json(const ExitRecord& record, const Bus& ports, c
   return json;
 }
 
+nlohmann::ordered_json exits_json(const ExitStats& stats, const Bus& ports, const Bus& mmio) {
+  std::vector<ExitRecord> records = stats.records();
+  std::ranges::sort(records, [](const ExitRecord& left, const ExitRecord& right) {
+    return left.phase != right.phase ? left.phase < right.phase : left.count > right.count;
+  });
+  nlohmann::ordered_json exits = nlohmann::ordered_json::array();
+  for (const ExitRecord& record : records) {
+    exits.push_back(record_json(record, ports, mmio));
+  }
+  return exits;
+}
+
+Result<nlohmann::ordered_json> counters_json(const KvmStats& stats) {
+  TRY_ASSIGN(const std::vector<KvmCounter> counters, stats.read());
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const KvmCounter& counter : counters) {
+    json[counter.name] = counter.value;
+  }
+  return json;
+}
+
 }  // namespace
 
-std::string profile_json(const std::vector<std::unique_ptr<Vcpu>>& vcpus, const Bus& ports,
-                         const Bus& mmio) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (const auto& vcpu : vcpus) {
-    const ExitStats* const stats = vcpu->exit_stats();
-    std::vector<ExitRecord> records = stats->records();
-    std::ranges::sort(records, [](const ExitRecord& left, const ExitRecord& right) {
-      return left.phase != right.phase ? left.phase < right.phase : left.count > right.count;
-    });
-    nlohmann::ordered_json exits = nlohmann::ordered_json::array();
-    for (const ExitRecord& record : records) {
-      exits.push_back(record_json(record, ports, mmio));
-    }
-    list.push_back(
-        {{"vcpu", vcpu->index()}, {"in_kvm_run_us", stats->run_ns() / 1000}, {"exits", exits}});
+void Profile::end_phase() {
+  const std::uint64_t pages = memory_.resident_pages();
+  const std::scoped_lock lock(mutex_);
+  if (resident_pages_.size() < kPhasesMax) {
+    resident_pages_.push_back(pages);
   }
-  const nlohmann::ordered_json root = {{"version", 1}, {"vcpus", list}};
+}
+
+Result<std::string> Profile::to_json(std::span<const std::unique_ptr<Vcpu>> vcpus, const Bus& ports,
+                                     const Bus& mmio) {
+  end_phase();
+  nlohmann::ordered_json vcpu_list = nlohmann::ordered_json::array();
+  for (const auto& vcpu : vcpus) {
+    const ExitStats& stats = *vcpu->exit_stats();
+    TRY_ASSIGN(nlohmann::ordered_json counters, counters_json(vcpu->kvm_stats()));
+    vcpu_list.push_back({{"vcpu", vcpu->index()},
+                         {"in_kvm_run_us", stats.run_ns() / 1000},
+                         {"exits", exits_json(stats, ports, mmio)},
+                         {"kvm", std::move(counters)}});
+  }
+  TRY_ASSIGN(nlohmann::ordered_json vm_counters, counters_json(vm_stats_));
+  nlohmann::ordered_json phases = nlohmann::ordered_json::array();
+  std::uint64_t before = 0;
+  for (std::size_t phase = 0; phase < resident_pages_.size(); ++phase) {
+    const std::uint64_t pages = resident_pages_[phase];
+    // Pages can become fewer as well, where the guest's memory was taken back.
+    phases.push_back({{"phase", phase}, {"pages_touched", pages - std::min(pages, before)}});
+    before = pages;
+  }
+  nlohmann::ordered_json steps = nlohmann::ordered_json::array();
+  for (const GuestStep& step : steps_.steps()) {
+    steps.push_back({{"name", step.name}, {"duration_us", step.duration_us}});
+  }
+  const nlohmann::ordered_json root = {{"version", 1},
+                                       {"vcpus", std::move(vcpu_list)},
+                                       {"kvm", std::move(vm_counters)},
+                                       {"phases", std::move(phases)},
+                                       {"guest_steps", std::move(steps)}};
   return root.dump(2) + "\n";
 }
 

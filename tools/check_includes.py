@@ -28,7 +28,7 @@ ALLOWED = {
 # Any other folder of devices/: one device each.
 DEVICE = CORE | {"devices/pci", "devices/virtio"}
 # The top of src, from the uppermost down: each may include those after it.
-TOP = ["main", "options", "control", "machine", "device_set", "sandbox", "profile",
+TOP = ["main", "options", "control", "machine", "device_set", "sandbox", "profile", "guest_steps",
        "pid_file", "timeline", "config_toml", "config_keys", "config_value", "config"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 

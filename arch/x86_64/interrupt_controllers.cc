@@ -62,4 +62,12 @@ Result<> create_interrupt_controllers(const KvmVm& vm) {
   return {};
 }
 
+Result<> report_unknown_msrs(const KvmVm& vm) {
+  kvm_enable_cap capability = {};
+  capability.cap = KVM_CAP_X86_USER_SPACE_MSR;
+  capability.args[0] = KVM_MSR_EXIT_REASON_UNKNOWN;
+  TRY(try_ioctl(vm.fd(), KVM_ENABLE_CAP, &capability, "profile: KVM_CAP_X86_USER_SPACE_MSR"));
+  return {};
+}
+
 }  // namespace vireo::arch

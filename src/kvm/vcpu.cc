@@ -64,6 +64,7 @@ Result<std::unique_ptr<Vcpu>> Vcpu::create(const KvmVm& vm, unsigned index, std:
   vcpu->run_ = static_cast<kvm_run*>(static_cast<void*>(vcpu->run_area_.data()));
   if (context.profile) {
     vcpu->stats_ = std::make_unique<ExitStats>();
+    TRY(vcpu->kvm_stats_.open(fd));
   }
   return vcpu;
 }

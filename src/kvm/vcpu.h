@@ -23,6 +23,7 @@
 #include "src/base/fd.h"
 #include "src/bus/bus.h"
 #include "src/kvm/exit_stats.h"
+#include "src/kvm/kvm_stats.h"
 #include "src/kvm/vm.h"
 
 struct kvm_run;
@@ -81,6 +82,8 @@ class Vcpu {
 
   /// The exit profile, or nullptr; to be read once stopped.
   const ExitStats* exit_stats() const { return stats_.get(); }
+  /// KVM's own counters of this vCPU; only with a profile.
+  const KvmStats& kvm_stats() const { return kvm_stats_; }
 
  private:
   enum class State : std::uint8_t { kPaused, kRunning, kFinished };
@@ -106,6 +109,7 @@ class Vcpu {
   Mapping run_area_;
   kvm_run* run_ = nullptr;
   std::unique_ptr<ExitStats> stats_;
+  KvmStats kvm_stats_;
   std::thread thread_;
   bool entered_ = false;  // this thread only
 

@@ -181,6 +181,25 @@ bool GuestMemory::read(GuestAddress address, std::span<std::byte> bytes) const {
   return true;
 }
 
+std::uint64_t GuestMemory::resident_pages() const {
+  constexpr std::size_t kWindow = std::size_t{64} << 20;
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> present(kWindow / page);
+  std::uint64_t count = 0;
+  for (const Region& region : regions_) {
+    for (std::size_t offset = 0; offset < region.host.size(); offset += kWindow) {
+      const std::span window =
+          region.host.subspan(offset, std::min(kWindow, region.host.size() - offset));
+      if (::mincore(window.data(), window.size(), present.data()) == 0) {
+        const std::size_t pages = (window.size() + page - 1) / page;
+        count += static_cast<std::uint64_t>(std::ranges::count_if(
+            std::span(present).first(pages), [](unsigned char flags) { return (flags & 1) != 0; }));
+      }
+    }
+  }
+  return count;
+}
+
 void GuestMemory::populate(GuestAddress address, std::uint64_t size) const {
   const auto target = slice(address, size);
   if (!target || target->empty()) {

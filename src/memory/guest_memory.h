@@ -80,6 +80,10 @@ class GuestMemory {
     return value;
   }
 
+  /// Pages of 4 KiB that are present, counted by mincore(2): what the guest or its loader has
+  /// touched, in the host's page size. Walks all of memory. Any thread.
+  std::uint64_t resident_pages() const;
+
   /// Makes the pages of the range present (MADV_POPULATE_WRITE), which is many times cheaper than
   /// a fault for each. A hint: where the kernel cannot, the pages come at their first touch.
   void populate(GuestAddress address, std::uint64_t size) const;

@@ -168,6 +168,21 @@ TEST_CASE("vcpu: the profile counts each place by direction") {
                  record.detail == (record.write ? 0x10 : 0x11);
         }) == 2);
   CHECK(guest.vcpu->exit_stats()->run_ns() > 0);
+  const auto counters = guest.vcpu->kvm_stats().read();
+  REQUIRE(counters.has_value());
+  const auto value = [&counters](std::string_view name) {
+    const auto found = std::ranges::find(*counters, name, &KvmCounter::name);
+    return found == counters->end() ? 0 : found->value;
+  };
+  CHECK(value("exits") > 0);
+  CHECK(value("no such counter") == 0);
+}
+
+TEST_CASE("kvm stats: a descriptor that has none is refused") {
+  KvmStats stats;
+  const auto opened = stats.open(-1);
+  REQUIRE_FALSE(opened.has_value());
+  CHECK(opened.error().message().find("KVM_GET_STATS_FD") != std::string::npos);
 }
 
 TEST_CASE("exit stats: a guest that touches everything costs no more than the table") {

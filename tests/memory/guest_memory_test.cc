@@ -28,6 +28,19 @@ std::unique_ptr<GuestMemory> two_regions(const GuestMemoryConfig& config = {}) {
   return std::move(*memory);
 }
 
+TEST_CASE("guest memory: pages that are present are counted") {
+  for (const bool shared : {false, true}) {
+    const auto memory = two_regions({.shared = shared});
+    CHECK(memory->resident_pages() == 0);
+    REQUIRE(memory->write_object(GuestAddress(kMiB), std::uint8_t{1}));
+    REQUIRE(memory->write_object(GuestAddress(kMiB + 4095), std::uint8_t{1}));
+    REQUIRE(memory->write_object(GuestAddress(std::uint64_t{4} << 30), std::uint8_t{1}));
+    CHECK(memory->resident_pages() == 2);
+    memory->populate(GuestAddress(0), 16 * 4096);
+    CHECK(memory->resident_pages() == 18);
+  }
+}
+
 TEST_CASE("guest memory: copies reach their region and nothing else") {
   for (const bool shared : {false, true}) {
     const auto memory = two_regions({.shared = shared});
