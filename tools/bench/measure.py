@@ -23,6 +23,9 @@ class Contender:
     prepare: object = None
     # Reads further figures (name: seconds) after a good run.
     extra: object = None
+    # Called with the process's number once the marker was seen, for figures (name: value) of a VM
+    # that goes on; then the process is killed, and the run was good.
+    inspect: object = None
 
 
 @dataclasses.dataclass
@@ -33,6 +36,7 @@ class Run:
     cpu: float = 0.0
     marker: float | None = None
     extra: dict = dataclasses.field(default_factory=dict)
+    inspected: bool = False  # killed while it ran: its times mean nothing
 
 
 def run_once(contender, timeout):
@@ -49,6 +53,7 @@ def run_once(contender, timeout):
     deadline = before + int(timeout * 1e9)
     pipe = process.stdout.fileno()
     timed_out = False
+    inspected = None
     while True:
         left = (deadline - time.monotonic_ns()) / 1e9
         if left <= 0:
@@ -64,6 +69,10 @@ def run_once(contender, timeout):
         output += chunk
         if seen is None and contender.marker and contender.marker in output:
             seen = now
+            if contender.inspect:
+                inspected = contender.inspect(process.pid)
+                process.send_signal(signal.SIGKILL)
+                break
     _, status, usage = os.wait4(process.pid, 0)
     end = time.monotonic_ns()
     process.stdout.close()
@@ -71,6 +80,8 @@ def run_once(contender, timeout):
     tail = output[-300:].decode(errors="replace").strip()
     if timed_out:
         return Run(False, f"not over after {timeout} s: {tail}")
+    if inspected is not None:
+        return Run(True, "", (end - before) / 1e9, usage.ru_utime + usage.ru_stime, None, inspected, inspected=True)
     if process.returncode not in contender.good:
         return Run(False, f"status {process.returncode}: {tail}")
     if contender.marker and seen is None:
@@ -120,14 +131,21 @@ def summarize(values):
             "median_high": high}
 
 
-def figures(runs):
-    """{figure: summary} over the good runs; None where none was good."""
+def columns(runs):
+    """{figure: values of the good runs}."""
     good = [run for run in runs if run.ok]
     if not good:
-        return None
-    columns = {"wall": [run.wall for run in good], "cpu": [run.cpu for run in good]}
+        return {}
+    result = {}
+    if not any(run.inspected for run in good):
+        result = {"wall": [run.wall for run in good], "cpu": [run.cpu for run in good]}
     if all(run.marker is not None for run in good):
-        columns["marker"] = [run.marker for run in good]
+        result["marker"] = [run.marker for run in good]
     for key in good[0].extra:
-        columns[key] = [run.extra[key] for run in good if key in run.extra]
-    return {key: summarize(values) for key, values in columns.items()}
+        result[key] = [run.extra[key] for run in good if key in run.extra]
+    return result
+
+
+def figures(runs):
+    """{figure: summary} over the good runs; None where none was good."""
+    return {key: summarize(values) for key, values in columns(runs).items()} or None

@@ -8,7 +8,17 @@ import platform
 UNITS = [(1.0, "s", 1.0), (1e-3, "ms", 1e3), (0.0, "µs", 1e6)]
 
 
-def show(seconds):
+BYTES = ("resident", "anonymous")
+
+
+def show(value, figure=""):
+    """A figure with its unit: those of BYTES are bytes, all others seconds."""
+    if figure in BYTES:
+        return f"{value / 2**20:.2f} MiB"
+    return show_time(value)
+
+
+def show_time(seconds):
     for least, unit, factor in UNITS:
         if seconds >= least:
             return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 \
@@ -30,9 +40,12 @@ def table(result, out):
         for key, figure in contender["figures"].items():
             ratio = f"{figure['median'] / base[key]['median']:.2f}" \
                 if base.get(key) and base[key]["median"] > 0 else ""
-            interval = f"{show(figure['median_low'])} – {show(figure['median_high'])}"
-            out.write(f"{contender['name']:28} {key:14} {show(figure['min']):>9} "
-                      f"{show(figure['median']):>9} {interval:>21} {show(figure['p99']):>9} "
+            least, median, p99, low, high = (
+                show(figure[name], key)
+                for name in ("min", "median", "p99", "median_low", "median_high"))
+            interval = f"{low} – {high}"
+            out.write(f"{contender['name']:28} {key:14} {least:>9} "
+                      f"{median:>9} {interval:>21} {p99:>9} "
                       f"{ratio:>6} {runs:>7}\n")
     for contender in result["contenders"]:
         for failure in contender["failures"]:
@@ -66,7 +79,7 @@ def plot(result, key):
         parts.extend(f'<circle cx="{230 + value * scale:.1f}" cy="{y}" r="3"/>'
                      for value in row["values"][key])
         parts.append(f'<text x="{240 + most * scale:.0f}" y="{y + 5}">'
-                     f'{show(row["figures"][key]["median"])}</text>')
+                     f'{show(row["figures"][key]["median"], key)}</text>')
     parts.append("</svg>")
     return "".join(parts)
 
