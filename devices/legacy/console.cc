@@ -61,6 +61,9 @@ Result<> remove_stale_socket(const sockaddr_un& address) {
                 fmt::format("serial.path: {} exists and is not a socket", address.sun_path));
   }
   const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe) {
+    return fail_errno(errno, "serial.path: socket");
+  }
   if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
       errno != ECONNREFUSED) {
     return fail(ErrorCode::kConfig,
@@ -290,14 +293,13 @@ void Console::flush() {
 }
 
 void Console::on_written(Op& /*op*/, Completion completion) {
-  if (std::exchange(write_waits_, false) && completion.result >= 0) {
+  const bool ready = std::exchange(write_waits_, false) && completion.result >= 0;
+  if (ready || completion.result == -EINTR) {
     flush();
   } else if (completion.result > 0) {
     written_ += static_cast<std::size_t>(completion.result);
     flush();
-  } else if (completion.result == -EINTR) {
-    flush();
-  } else if (completion.result == -EAGAIN && out_fd_ >= 0 && !given_up_) {
+  } else if (completion.result == -EAGAIN && out_fd_ >= 0) {
     // A description that is non-blocking, by whoever shares it: io_uring does not wait for it.
     write_waits_ = true;
     reactor_.ring().prep_poll(write_op_, out_fd_, POLLOUT);
@@ -335,13 +337,12 @@ void Console::read_input() {
 }
 
 void Console::on_read(Op& /*op*/, Completion completion) {
-  if (std::exchange(read_waits_, false) && completion.result >= 0) {
+  const bool ready = std::exchange(read_waits_, false) && completion.result >= 0;
+  if (ready || completion.result == -EINTR) {
     read_input();
   } else if (completion.result > 0) {
     take_input(std::span(read_buffer_).first(static_cast<std::size_t>(completion.result)));
     deliver_input();
-  } else if (completion.result == -EINTR) {
-    read_input();
   } else if (completion.result == -EAGAIN && in_fd_ >= 0 && !stopping_) {
     read_waits_ = true;
     reactor_.ring().prep_poll(read_op_, in_fd_, POLLIN);

@@ -95,6 +95,7 @@ inline std::unexpected<Error> fail_errno(int errnum, std::string_view what) {
   } while (false)
 
 // TRY_ASSIGN(auto x, f()): declares (or assigns) x from a Result, or returns its error.
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration takes none
 #define TRY_ASSIGN(declaration, expression) \
   TRY_ASSIGN_(VIREO_CONCAT(try_result_, __LINE__), declaration, expression)
 #define TRY_ASSIGN_(result, declaration, expression)   \
@@ -103,3 +104,4 @@ inline std::unexpected<Error> fail_errno(int errnum, std::string_view what) {
     return std::unexpected(std::move(result).error()); \
   }                                                    \
   declaration = std::move(*result)
+// NOLINTEND(bugprone-macro-parentheses)

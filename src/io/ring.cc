@@ -210,7 +210,8 @@ unsigned Ring::run_completions(unsigned limit) {
   for (unsigned i = 0; i < count; ++i) {
     auto* const op = static_cast<Op*>(io_uring_cqe_get_data(cqes[i]));
     if (op != nullptr) {
-      batch[finished++] = {op, {.result = cqes[i]->res, .flags = cqes[i]->flags}};
+      batch[finished++] = {.op = op,
+                           .completion = {.result = cqes[i]->res, .flags = cqes[i]->flags}};
     }
   }
   io_uring_cq_advance(&ring_, count);

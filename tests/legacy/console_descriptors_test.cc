@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "src/base/log.h"
 #include "tests/legacy/console_setup.h"
 
 namespace vireo {
@@ -19,7 +20,12 @@ TEST_CASE("console: an inherited descriptor of the wrong kind is refused") {
   const UniqueFd bound = socket.bound();
   const UniqueFd datagrams(::socket(AF_UNIX, SOCK_DGRAM, 0));
   const UniqueFd read_only(::open("/dev/null", O_RDONLY));
-  for (const int fd : {bound.get(), datagrams.get(), read_only.get()}) {
+  const UniqueFd packets(::socket(AF_UNIX, SOCK_SEQPACKET, 0));
+  const sockaddr_un unnamed = {.sun_family = AF_UNIX, .sun_path = {}};
+  REQUIRE(::bind(packets.get(), reinterpret_cast<const sockaddr*>(&unnamed), sizeof(sa_family_t)) ==
+          0);
+  REQUIRE(::listen(packets.get(), 1) == 0);
+  for (const int fd : {bound.get(), datagrams.get(), packets.get(), read_only.get()}) {
     const std::string path = "fd:" + std::to_string(fd);
     const Setup setup({.mode = SerialMode::kUnix, .path = path});
     REQUIRE_FALSE(setup.opened.has_value());
@@ -84,6 +90,34 @@ TEST_CASE("console: a pipe that somebody made non-blocking is waited for, not sp
   check_idle(setup);
   CHECK((::fcntl(writer.get(), F_GETFL) & O_NONBLOCK) != 0);  // its owner's, and as it was
   CHECK(setup.user_reads(reader.get(), sent.size()) == sent);
+}
+
+TEST_CASE("console: what is long enough goes out at once, a beginning waits for more") {
+  std::array<int, 2> ends = {};
+  REQUIRE(::pipe(ends.data()) == 0);
+  const UniqueFd reader(ends[0]);
+  const UniqueFd writer(ends[1]);
+  const Setup setup({.mode = SerialMode::kFile, .path = "fd:" + std::to_string(writer.get())});
+  // Under load a millisecond may pass unseen; not each time.
+  bool waited = false;
+  bool at_once = false;
+  for (int tries = 0; tries < 50 && !(waited && at_once); ++tries) {
+    const std::uint64_t began = monotonic_ns();
+    setup.print("x");
+    setup.serve(0);
+    const std::string early = Setup::read_now(reader.get());
+    setup.print(std::string(1023, 'x'));
+    setup.serve(0);
+    setup.serve(0);
+    const std::string rest = Setup::read_now(reader.get());
+    const bool in_time = monotonic_ns() - began < kMillisecond;
+    waited = waited || (in_time && early.empty());
+    at_once = at_once || (in_time && early.size() + rest.size() == 1024);
+    setup.serve(5 * kMillisecond);
+    Setup::read_now(reader.get());
+  }
+  CHECK(waited);
+  CHECK(at_once);
 }
 
 TEST_CASE("console: a reader of a pipe that goes away ends the output, and nothing else") {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -107,6 +108,48 @@ TEST_CASE("console: a client that goes while it is written to makes room for the
     got += Setup::read_now(last.get());
   }
   CHECK(got.ends_with("last\n"));
+}
+
+TEST_CASE("console: what a client did not get is told to the next") {
+  const SocketPath socket;
+  Setup setup({.mode = SerialMode::kUnix, .path = socket.path});
+  UniqueFd client = socket.connect();
+  setup.serve();
+  // More than a socket takes, less than that and a buffer: nothing is dropped on the way in.
+  for (int i = 0; i < 230; ++i) {
+    setup.print(std::string(1000, 'x'));
+    setup.serve(0);
+  }
+  client.reset();
+  setup.serve(5 * kMillisecond);
+  const UniqueFd next = socket.connect();
+  CHECK(setup.user_reads(next.get(), 10).find("bytes lost]") != std::string::npos);
+}
+
+TEST_CASE("console: clients wait, and the loop sleeps, while no descriptor is free") {
+  const SocketPath socket;
+  Setup setup({.mode = SerialMode::kUnix, .path = socket.path});
+  REQUIRE(setup.opened.has_value());
+  const UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  rlimit before = {};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit none = before;
+  none.rlim_cur = 3;
+  const sockaddr_un name = socket.address();
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  const int connected =
+      ::connect(client.get(), reinterpret_cast<const sockaddr*>(&name), sizeof(name));
+  setup.serve(10 * kMillisecond);
+  check_idle(setup);
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+  REQUIRE(connected == 0);
+  setup.print("at last\n");
+  std::string got;
+  for (int tries = 0; tries < 100 && got.empty(); ++tries) {
+    setup.serve(10 * kMillisecond);
+    got = Setup::read_now(client.get());
+  }
+  CHECK(got == "at last\n");
 }
 
 TEST_CASE("console: a client whose input the guest does not take makes room when it goes") {
