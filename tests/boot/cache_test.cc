@@ -207,10 +207,16 @@ TEST_CASE("cache: a damaged entry is noticed and made anew") {
       REQUIRE(::utimensat(AT_FDCWD, entry.c_str(), times.data(), 0) == 0);
     }
   };
+  const auto cut = [&](off_t size) {
+    // An ordinary user may not write to it otherwise; its mode is not what shall give it away.
+    REQUIRE(::chmod(entry.c_str(), 0600) == 0);
+    REQUIRE(::truncate(entry.c_str(), size) == 0);
+    REQUIRE(::chmod(entry.c_str(), 0400) == 0);
+  };
   const std::vector<std::function<void()>> damages = {
-      [&] { REQUIRE(::truncate(entry.c_str(), 5000) == 0); },
-      [&] { REQUIRE(::truncate(entry.c_str(), 100) == 0); },
-      [&] { REQUIRE(::truncate(entry.c_str(), 0) == 0); },
+      [&] { cut(5000); },
+      [&] { cut(100); },
+      [&] { cut(0); },
       [&] { write_at(0, true); },        // the magic
       [&] { write_at(40, true); },       // a field of the header
       [&] { write_at(0x1000, false); },  // the kernel itself: its time gives it away
