@@ -126,11 +126,12 @@ class Running(unittest.TestCase):
             meson = pathlib.Path(directory) / "meson"
             meson.write_text(textwrap.dedent("""\
                 #!/bin/sh
-                echo '[{"name": "main path", "cmd": ["sh", "-c", "exit '$STATUS'"], "suite": ["unit"], "env": {}}]'
+                echo '[{"name": "main path 1", "cmd": ["sh", "-c", "exit '$STATUS'"], "suite": ["unit"], "env": {}},
+                       {"name": "main path 2", "cmd": ["true"], "suite": ["unit"], "env": {}}]'
                 """), encoding="ascii")
             meson.chmod(0o755)
-            for status, expected, last in ((77, 1, "0 passed, 0 failed, 1 skipped"),
-                                           (0, 0, "1 passed, 0 failed, 0 skipped")):
+            for status, expected, last in ((77, 1, "1 passed, 0 failed, 1 skipped"),
+                                           (0, 0, "2 passed, 0 failed, 0 skipped")):
                 env = dict(os.environ, PATH=f"{directory}:{os.environ['PATH']}", STATUS=str(status))
                 done = subprocess.run(
                     [ROOT / "tools/run-tests", "--build", directory, "--release", directory,
