@@ -43,7 +43,7 @@ template <Literal Only>
 Result<> only_word(const ConfigValue& value, Config& /*config*/) {
   TRY_ASSIGN(const std::string text, value.string());
   if (text != Only.data) {
-    return value.wrong(fmt::format("\"{}\" is not yet supported; \"{}\" is", text, Only.data));
+    return value.wrong(fmt::format("{} is not yet supported; \"{}\" is", quoted(text), Only.data));
   }
   return {};
 }
@@ -144,10 +144,8 @@ Result<> set_cpu_features(const ConfigValue& value, Config& config) {
   TRY_ASSIGN(config.machine.cpu_features, value.texts());
   for (const std::string& feature : config.machine.cpu_features) {
     if (feature.size() < 2 || (feature[0] != '-' && feature[0] != '+')) {
-      return value.wrong(
-          fmt::format("\"{}\": wants \"-name\" to mask a feature or \"+name\" to "
-                      "insist on one",
-                      feature));
+      return value.wrong(quoted(feature) +
+                         ": wants \"-name\" to mask a feature or \"+name\" to insist on one");
     }
   }
   return {};

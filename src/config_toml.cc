@@ -2,12 +2,34 @@
 // The configuration file: TOML to keys and values, and back.
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <span>
 #include <sstream>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include <fcntl.h>
 
-#define TOML_EXCEPTIONS 0
+namespace {
+
+/// A condition that toml++ takes for granted did not hold.
+struct ParserGap {};
+
+constexpr void toml_expects(bool condition, std::string_view text) {
+  // Version 3.2 enters its parser of keys with any character behind a "[", and refuses there, with
+  // the line, what its own assertion would turn into an abort.
+  constexpr std::string_view kKnown = "is_bare_key_character(*cp) || is_string_delimiter(*cp)";
+  if (!condition && text != kKnown) {
+    throw ParserGap();
+  }
+}
+
+}  // namespace
+
+#define TOML_EXCEPTIONS 1
+#define TOML_ASSERT(condition) toml_expects(static_cast<bool>(condition), #condition)
 #include <fmt/core.h>
 #include <toml++/toml.h>
 
@@ -20,6 +42,69 @@ namespace vireo {
 namespace {
 
 constexpr std::uint64_t kFileMax = std::uint64_t{1} << 20;
+
+/// More parts than any key has. toml++ makes a table for each, and ends them by recursion.
+constexpr int kKeyPartsMax = 32;
+/// Longer names are no slips of the pen: no key is looked for that is like them.
+constexpr std::size_t kHintMax = 64;
+/// A wrong, a missing and an exchanged letter are slips; more is another word.
+constexpr std::size_t kHintDistance = 2;
+
+/// Walks over a text as TOML sees it: what is in strings and comments does not count.
+class Scanner {
+ public:
+  explicit Scanner(std::string_view text) : text_(text) {}
+
+  /// The line of the first dotted key that has too many parts.
+  std::optional<std::size_t> overlong_key() {
+    int dots = 0;
+    for (; at_ < text_.size(); ++at_) {
+      const char c = text_[at_];
+      if (c == '"' || c == '\'') {
+        skip_string(c);
+      } else if (c == '#') {
+        at_ = std::min(text_.find('\n', at_), text_.size()) - 1;
+      } else if (c == '.') {
+        if (++dots >= kKeyPartsMax) {
+          return 1 + static_cast<std::size_t>(std::ranges::count(text_.substr(0, at_), '\n'));
+        }
+      } else if (std::string_view("\n=,[]{}").find(c) != std::string_view::npos) {
+        dots = 0;
+      }
+    }
+    return std::nullopt;
+  }
+
+ private:
+  /// From a string's first quotation mark to its last. One that does not end is an error of the
+  /// text, which the parser will tell.
+  void skip_string(char mark) {
+    const std::array<char, 3> marks = {mark, mark, mark};
+    const std::string_view triple(marks.data(), marks.size());
+    const bool long_string = text_.substr(at_).starts_with(triple);
+    const std::string_view end = long_string ? triple : triple.substr(0, 1);
+    for (at_ += end.size(); at_ < text_.size(); ++at_) {
+      if (text_.substr(at_).starts_with(end)) {
+        at_ += end.size() - 1;
+        // One or two marks more belong to a long string: """a"""" ends in a quotation mark.
+        for (int more = 0; long_string && more < 2 && text_.substr(at_ + 1).starts_with(mark);
+             ++more) {
+          ++at_;
+        }
+        return;
+      }
+      if (text_[at_] == '\n' && !long_string) {
+        return;
+      }
+      if (mark == '"' && text_[at_] == '\\') {
+        ++at_;
+      }
+    }
+  }
+
+  std::string_view text_;
+  std::size_t at_ = 0;
+};
 
 std::size_t edit_distance(std::string_view left, std::string_view right) {
   std::vector<std::size_t> row(right.size() + 1);
@@ -38,10 +123,13 @@ std::size_t edit_distance(std::string_view left, std::string_view right) {
 }
 
 std::string unknown_key(std::string_view path) {
+  std::string text = "unknown key " + quoted(path);
+  if (path.size() > kHintMax) {
+    return text;
+  }
   const auto closest = std::ranges::min_element(
       config_keys(), {}, [path](const ConfigKey& key) { return edit_distance(key.path, path); });
-  std::string text = fmt::format("unknown key \"{}\"", path);
-  if (edit_distance(closest->path, path) <= 3) {
+  if (edit_distance(closest->path, path) <= kHintDistance) {
     text += fmt::format("; did you mean \"{}\"?", closest->path);
   }
   return text;
@@ -208,13 +296,18 @@ Result<> read_config_file(const std::string& path, Config& config) {
 }
 
 Result<> read_config_text(std::string_view text, const std::string& path, Config& config) {
-  const toml::parse_result parsed = toml::parse(text, path);
-  if (!parsed) {
-    const toml::parse_error& error = parsed.error();
+  if (const auto line = Scanner(text).overlong_key()) {
     return fail(ErrorCode::kConfig,
-                fmt::format("{}:{}: {}", path, error.source().begin.line, error.description()));
+                fmt::format("{}:{}: a key of more than {} parts", path, *line, kKeyPartsMax));
   }
-  return FileReader(path, config).read_table(parsed.table(), "");
+  try {
+    return FileReader(path, config).read_table(toml::parse(text, path), "");
+  } catch (const toml::parse_error& error) {
+    return fail(ErrorCode::kConfig, fmt::format("{}:{}: {}", path, error.source().begin.line,
+                                                printable(error.description())));
+  } catch (const ParserGap&) {
+    return fail(ErrorCode::kConfig, path + ": not TOML");
+  }
 }
 
 std::string to_toml(const Config& config) {

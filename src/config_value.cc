@@ -2,7 +2,9 @@
 #include "src/config_value.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -19,7 +21,61 @@ bool has_nul(std::string_view text) {
   return text.find('\0') != std::string_view::npos;
 }
 
+/// How many bytes a UTF-8 sequence has that begins with `lead`; 0: none does (RFC 3629).
+std::size_t sequence_length(unsigned char lead) {
+  if (lead < 0x80) {
+    return 1;
+  }
+  if (lead < 0xc2 || lead > 0xf4) {
+    return 0;
+  }
+  return lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+}
+
+bool is_utf8(std::string_view text) {
+  constexpr std::array<std::uint32_t, 5> kLowest = {0, 0, 0x80, 0x800, 0x10000};
+  while (!text.empty()) {
+    const auto lead = static_cast<unsigned char>(text.front());
+    const std::size_t length = sequence_length(lead);
+    if (length == 0 || length > text.size()) {
+      return false;
+    }
+    std::uint32_t value = lead & (length == 1 ? 0x7fU : 0x7fU >> length);
+    for (const char c : text.substr(1, length - 1)) {
+      const auto byte = static_cast<unsigned char>(c);
+      if ((byte & 0xc0U) != 0x80) {
+        return false;
+      }
+      value = value << 6 | (byte & 0x3fU);
+    }
+    const bool surrogate = value >= 0xd800 && value < 0xe000;
+    if (value < kLowest.at(length) || value > 0x10ffff || surrogate) {
+      return false;
+    }
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 }  // namespace
+
+std::string printable(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    line += byte < ' ' || byte == 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  return line;
+}
+
+std::string quoted(std::string_view text) {
+  constexpr std::size_t kEnd = 60;
+  if (text.size() <= 2 * kEnd) {
+    return "\"" + printable(text) + "\"";
+  }
+  return "\"" + printable(text.substr(0, kEnd)) + " ... " +
+         printable(text.substr(text.size() - kEnd)) + "\"";
+}
 
 ConfigValue::ConfigValue(Content content, std::string where, ErrorCode code)
     : content_(std::move(content)), where_(std::move(where)), code_(code) {}
@@ -39,6 +95,10 @@ Result<std::string> ConfigValue::string() const {
   }
   if (has_nul(text)) {
     return wrong("holds a NUL byte");
+  }
+  if (!is_utf8(text)) {
+    // A file cannot hold such text, and `check` could not print it.
+    return wrong("wants text in UTF-8");
   }
   return text;
 }
@@ -84,7 +144,7 @@ Result<std::uint64_t> ConfigValue::size() const {
   TRY_ASSIGN(const std::string text, string());
   const std::optional<std::uint64_t> bytes = parse_size(text);
   if (!bytes) {
-    return wrong(fmt::format("\"{}\": {}", text, kHint));
+    return wrong(fmt::format("{}: {}", quoted(text), kHint));
   }
   return *bytes;
 }
@@ -95,7 +155,7 @@ Result<std::string> ConfigValue::path() const {
     return wrong("wants a path");
   }
   if (const std::string_view why = wrong_fd_path(text); !why.empty()) {
-    return wrong(fmt::format("\"{}\": {}", text, why));
+    return wrong(fmt::format("{}: {}", quoted(text), why));
   }
   return text;
 }
@@ -111,7 +171,7 @@ Result<std::size_t> ConfigValue::word(std::initializer_list<std::string_view> wo
     list += list.empty() ? "" : ", ";
     list += word;
   }
-  return wrong(fmt::format("\"{}\" is not one of {}", text, list));
+  return wrong(fmt::format("{} is not one of {}", quoted(text), list));
 }
 
 Result<ConfigValue::Texts> ConfigValue::texts() const {

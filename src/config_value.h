@@ -16,6 +16,11 @@
 
 namespace vireo {
 
+/// `text` as it can stand in a message of one line: control characters escaped.
+std::string printable(std::string_view text);
+/// The same in quotation marks, the middle of what is too long left out.
+std::string quoted(std::string_view text);
+
 class ConfigValue {
  public:
   struct OptionText {
@@ -34,7 +39,7 @@ class ConfigValue {
   /// An error that names the place.
   std::unexpected<Error> wrong(std::string_view what) const;
 
-  /// Text without NUL bytes.
+  /// Text in UTF-8 without NUL bytes.
   Result<std::string> string() const;
   Result<bool> boolean() const;
   Result<std::int64_t> integer(std::int64_t low, std::int64_t high) const;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "src/base/log.h"
+#include "src/config_value.h"
 #include "src/machine.h"
 #include "src/options.h"
 #include "src/timeline.h"
@@ -88,7 +89,7 @@ int run_main(std::span<const char* const> arguments) {
     if (status) {
       return *status;
     }
-    std::fprintf(stderr, "vireo: %s\n", status.error().message().c_str());
+    std::fprintf(stderr, "vireo: %s\n", printable(status.error().message()).c_str());
     return status_of(status.error().code());
   } catch (const std::bad_alloc&) {
     std::fputs("vireo: out of memory\n", stderr);

@@ -10,6 +10,8 @@
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
+#include "src/config_value.h"
+
 namespace vireo {
 
 namespace {
@@ -66,24 +68,24 @@ constexpr std::array kLaterOptions = {
 constexpr std::array<std::string_view, 9> kLaterCommands = {
     "restore", "serve", "doctor", "ctl", "fork", "exec", "shell", "cp", "snapshot"};
 
-/// --serial MODE[,path=PATH][,append]
+/// --serial MODE[,path=PATH][,append]; each word once.
 Result<> set_serial(Config& config, std::string_view text) {
-  bool first = true;
-  while (!text.empty() || first) {
-    const std::size_t comma = text.find(',');
-    std::string_view word = text.substr(0, comma);
-    text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
-    if (std::exchange(first, false)) {
-      word.remove_prefix(word.starts_with("mode=") ? 5 : 0);
-      TRY(set_config_option(config, "serial.mode", "--serial", word));
-    } else if (word.starts_with("path=")) {
+  const std::size_t comma = text.find(',');
+  std::string_view mode = text.substr(0, comma);
+  mode.remove_prefix(mode.starts_with("mode=") ? 5 : 0);
+  TRY(set_config_option(config, "serial.mode", "--serial", mode));
+  for (std::size_t at = comma; at != std::string_view::npos;) {
+    const std::size_t begin = at + 1;
+    at = text.find(',', begin);
+    const std::string_view word = text.substr(begin, at - begin);
+    if (word.starts_with("path=") && config.serial.path.empty()) {
       TRY(set_config_option(config, "serial.path", "--serial: path", word.substr(5)));
-    } else if (word == "append") {
-      TRY(set_config_option(config, "serial.append", "--serial: append", "true"));
+    } else if (word == "append" && !config.serial.append) {
+      config.serial.append = true;
     } else {
-      return fail(ErrorCode::kUsage, fmt::format("--serial: unknown word \"{}\"; it takes "
+      return fail(ErrorCode::kUsage, fmt::format("--serial: unknown or repeated word {}; it takes "
                                                  "MODE[,path=PATH][,append]",
-                                                 word));
+                                                 quoted(word)));
     }
   }
   return {};
@@ -124,7 +126,9 @@ Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config)
     config.serial = {};
     TRY(set_serial(config, parsed.serial));
   }
-  config.process.boot_timer = config.process.boot_timer || parsed.boot_timer;
+  if (app.count("--boot-timer") > 0) {
+    config.process.boot_timer = parsed.boot_timer;
+  }
   config.log.name = config.name;
   return validate(config);
 }
@@ -157,7 +161,8 @@ Result<Invocation> parse_run_or_check(Command command, std::span<const char* con
     invocation.text = app.help();
     return invocation;
   } catch (const CLI::ParseError& error) {
-    return fail(ErrorCode::kUsage, fmt::format("{} (see {} --help)", error.what(), app.get_name()));
+    return fail(ErrorCode::kUsage,
+                fmt::format("{} (see {} --help)", printable(error.what()), app.get_name()));
   }
   TRY(apply(app, parsed, invocation.config));
   return invocation;
@@ -186,7 +191,7 @@ Result<Invocation> parse_command_line(std::span<const char* const> arguments) {
   }
   const bool later = std::ranges::find(kLaterCommands, command) != kLaterCommands.end();
   return fail(ErrorCode::kUsage,
-              fmt::format("{} {} (see vireo --help)", command,
+              fmt::format("{} {} (see vireo --help)", printable(command),
                           later ? "is not yet supported" : "is not a command of vireo"));
 }
 
