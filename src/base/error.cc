@@ -16,6 +16,9 @@ ErrorCode code_of_errno(int errnum) {
     case EPERM:
       return ErrorCode::kPermission;
     case ENOENT:
+    case ENOTDIR:
+    case ENAMETOOLONG:
+    case ELOOP:
       return ErrorCode::kMissingInput;
     default:
       return ErrorCode::kSystem;

@@ -37,8 +37,9 @@ class [[nodiscard]] Error {
  public:
   Error(ErrorCode code, std::string message) : code_(code), message_(std::move(message)) {}
 
-  /// An error from a failed system call. EACCES and EPERM become kPermission, ENOENT becomes
-  /// kMissingInput, everything else kSystem. The message is `what: strerror(errnum)`.
+  /// An error from a failed system call. EACCES and EPERM become kPermission, a path that names
+  /// nothing (ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP) kMissingInput, everything else kSystem. The
+  /// message is `what: strerror(errnum)`.
   static Error from_errno(int errnum, std::string_view what);
 
   ErrorCode code() const { return code_; }

@@ -33,7 +33,9 @@ TEST_CASE("error: the text is what was tried, outermost first, and the system's 
 TEST_CASE("error: the errno chooses the code, and a caller may choose another") {
   CHECK(Error::from_errno(EACCES, "").code() == ErrorCode::kPermission);
   CHECK(Error::from_errno(EPERM, "").code() == ErrorCode::kPermission);
-  CHECK(Error::from_errno(ENOENT, "").code() == ErrorCode::kMissingInput);
+  for (const int none : {ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP}) {
+    CHECK(Error::from_errno(none, "").code() == ErrorCode::kMissingInput);
+  }
   for (const int errnum : {EIO, ENOMEM, ENOSPC, EMFILE, EBUSY, ENODEV}) {
     CHECK(Error::from_errno(errnum, "").code() == ErrorCode::kSystem);
   }
