@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -120,8 +121,9 @@ Result<std::int64_t> ConfigValue::integer(std::int64_t low, std::int64_t high) c
   if (const auto* const typed = std::get_if<std::int64_t>(&content_)) {
     number = *typed;
   } else if (const auto* const option = std::get_if<OptionText>(&content_)) {
-    const char* const last = option->text.data() + option->text.size();
-    const auto [end, error] = std::from_chars(option->text.data(), last, number);
+    const char* const first = std::to_address(option->text.begin());
+    const char* const last = first + option->text.size();
+    const auto [end, error] = std::from_chars(first, last, number);
     if (error != std::errc() || end != last) {
       return wrong(range);
     }

@@ -182,6 +182,7 @@ Result<> Machine::load_guest() {
 Result<> Machine::create_vcpus() {
   const arch::CpuTopology topology = resolved_topology(config_.machine);
   std::vector<std::uint32_t> ids;
+  ids.reserve(config_.machine.cpus);
   for (unsigned index = 0; index < config_.machine.cpus; ++index) {
     ids.push_back(arch::cpu_id(topology, index));
   }

@@ -50,7 +50,7 @@ std::uint64_t descriptor(const kvm_segment& segment) {
   const std::uint64_t limit = segment.g != 0 ? segment.limit >> 12 : segment.limit;
   const std::uint64_t access =
       segment.type | (segment.s << 4U) | (segment.dpl << 5U) | (segment.present << 7U);
-  const std::uint64_t flags =
+  const auto flags =
       static_cast<std::uint64_t>((segment.l << 1U) | (segment.db << 2U) | (segment.g << 3U));
   return (limit & 0xffff) | ((base & 0xffffff) << 16) | (access << 40) |
          ((limit >> 16 & 0xf) << 48) | (flags << 52) | ((base >> 24 & 0xff) << 56);

@@ -26,9 +26,10 @@ struct Watch {
   WatchedRegion regions[kMaxRegions];
   void (*at_exit)() = nullptr;
 };
-Watch g_watch;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
-std::atomic<std::size_t> g_region_count{
-    0};  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+// NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables)
+Watch g_watch;
+std::atomic<std::size_t> g_region_count{0};
+// NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 
 void say(std::string_view text) {
   // Nothing can be done about a stderr that does not take it.

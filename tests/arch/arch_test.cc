@@ -122,7 +122,7 @@ TEST_CASE("cpuid: topology of 1 to 64 vCPUs, each with an id of its own") {
         }
         CHECK(ids.size() == count);
         CHECK(packages.size() == sockets);
-        CHECK(core_ids.size() == sockets * cores);
+        CHECK(core_ids.size() == std::size_t{sockets} * cores);
       }
     }
   }
@@ -178,7 +178,7 @@ struct Tables {
     const std::array ranges = {*GuestRange::create(GuestAddress(0), 2 * kMiB)};
     memory = std::move(*GuestMemory::create(ranges, {}));
     std::vector<std::uint32_t> ids(cpus);
-    std::iota(ids.begin(), ids.end(), 0U);
+    std::ranges::generate(ids, [id = 0U]() mutable { return id++; });
     result = write_platform_tables(
         *memory, {.cpu_ids = ids, .mmio_devices = devices, .uuid = {0x8c, 0x1f, 0x1c, 0x1e}});
   }
@@ -277,7 +277,7 @@ TEST_CASE("smbios: the entry point sums to zero and leads to the UUID") {
   const auto table = tables.bytes(tables.word(layout::kSmbios.value() + 16),
                                   tables.word(layout::kSmbios.value() + 12));
   const std::array<std::uint8_t, 4> swapped = {0x1e, 0x1c, 0x1f, 0x8c};
-  CHECK(std::search(table.begin(), table.end(), swapped.begin(), swapped.end()) != table.end());
+  CHECK_FALSE(std::ranges::search(table, swapped).empty());
 }
 
 TEST_CASE("boot vCPU: real KVM takes the state of both protocols") {

@@ -112,9 +112,9 @@ TEST_CASE("boot params: PVH's start info names memory map, initramfs and command
   CHECK(longs(base + 32) == 0xe0000);
   const std::uint64_t map = longs(base + 40);
   REQUIRE(words(base + 48) == 4);
-  CHECK(longs(map + 3 * 24) == 0x100000);
-  CHECK(longs(map + 3 * 24 + 8) == 63 * kMiB);
-  CHECK(words(map + 3 * 24 + 16) == 1);
+  CHECK(longs(map + 3UL * 24) == 0x100000);
+  CHECK(longs(map + 3UL * 24 + 8) == 63 * kMiB);
+  CHECK(words(map + 3UL * 24 + 16) == 1);
 
   params.initramfs = range(0, 0);
   write_pvh_start_info(*memory, params);

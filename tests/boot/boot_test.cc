@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boot/boot.h"
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -126,7 +127,7 @@ TEST_CASE("boot: KASLR is left out where it is forbidden or impossible") {
   kernel.relocations.clear();
   const std::string without = directory.file("without", build_elf(kernel));
   const auto memory = memory_of(256 * kMiB);
-  const auto load = [&](BootConfig config, bool flag) {
+  const auto load = [&](const BootConfig& config, bool flag) {
     for (int i = 0; i < 3; ++i) {
       const auto boot = opened(config);
       const auto report = boot->load(*memory, MemoryState::kUsed);
@@ -348,7 +349,7 @@ TEST_CASE("boot: what is no readable regular file is refused by what it is") {
   CHECK(of(directory.path("pipe")).message().find("a pipe") != std::string::npos);
   const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
   sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = {}};
-  std::strcpy(address.sun_path, directory.path("socket").c_str());
+  std::ranges::copy(directory.path("socket"), address.sun_path);
   REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
   CHECK(of(directory.path("socket")).code() == ErrorCode::kBadInput);
   BootConfig config = uncached(directory.file("vmlinux", build_elf(linux_kernel())));

@@ -263,7 +263,7 @@ TEST_CASE("cache: a kernel of many pieces is kept whole") {
   ElfKernel kernel = linux_kernel();
   // More runs than an entry has extents: the last one takes in what lies between.
   Bytes& content = kernel.segments[0].content;
-  content.assign(300 * 0x11000, std::byte{0});
+  content.assign(300UL * 0x11000, std::byte{0});
   for (std::size_t i = 0; i < 300; ++i) {
     content[i * 0x11000 + 5] = static_cast<std::byte>(i + 1);
   }

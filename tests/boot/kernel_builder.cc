@@ -245,7 +245,7 @@ Bytes with_declared_size(Bytes payload, std::uint32_t size) {
 }
 
 Bytes build_bzimage(const Bytes& payload, const std::function<void(setup_header&)>& spoil) {
-  constexpr std::size_t kSetupSize = 512 * 2;
+  constexpr std::size_t kSetupSize = 1024;
   constexpr std::size_t kPayloadAt = 0x400;
   Bytes code = pattern(kPayloadAt, 7);
   append_bytes(code, payload);
