@@ -21,11 +21,6 @@ inline constexpr std::string_view kDefaultLinuxCmdline =
     // There is one UART. Debian's kernel probes four by default, and each probe of an absent one is
     // a row of port exits.
     "8250.nr_uarts=1 "
-    // Our keyboard controller is there for reset and ctrl-alt-del. Without these words the driver
-    // tests it for a mouse port and for four multiplexed ones, and blinks the keyboard's lamps: all
-    // port exits, some with waits of half a second when unanswered. (Not nopnp: with
-    // hardware-reduced ACPI the keyboard's interrupt comes from its ACPI device alone.)
-    "i8042.noaux i8042.nomux i8042.dumbkbd "
     // Each boot else holds every cipher against known answers: 0.2 s of 1.3 where it was measured.
     // That finds broken drivers and protects nothing; with fips=1 the kernel does it regardless.
     "cryptomgr.notests "

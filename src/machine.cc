@@ -8,6 +8,7 @@
 #include <span>
 #include <utility>
 
+#include <malloc.h>
 #include <sys/random.h>
 
 #include <fmt/core.h>
@@ -228,6 +229,8 @@ Result<> Machine::seal() {
   ports_.freeze();
   mmio_.freeze();
   boot_.reset();
+  // What loading the kernel and filling its cache took would else stay on the heap, freed.
+  ::malloc_trim(0);
   return reactor_->start();
 }
 

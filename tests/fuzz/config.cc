@@ -65,6 +65,7 @@ void take_arguments(std::string_view text) {
     text.remove_prefix(end + 1);
   }
   std::vector<const char*> arguments;
+  arguments.reserve(words.size());
   for (const std::string& word : words) {
     arguments.push_back(word.c_str());
   }

@@ -166,7 +166,7 @@ TEST_CASE("offload: jobs begin in the order of submission, by no more threads th
   gate.open();
   serve_until(*reactor, [&] { return !calls.back()->results.empty(); });
   REQUIRE(order.size() == 50);
-  CHECK(std::is_sorted(order.begin(), order.end()));
+  CHECK(std::ranges::is_sorted(order));
 }
 
 TEST_CASE("offload: as many threads as jobs that block, and an idle one is used again") {

@@ -123,12 +123,14 @@ struct SocketPath {
   }
   UniqueFd bound(int type = SOCK_STREAM) const {
     UniqueFd socket(::socket(AF_UNIX, type, 0));
+    REQUIRE(socket.get() >= 0);
     const sockaddr_un name = address();
     REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&name), sizeof(name)) == 0);
     return socket;
   }
   UniqueFd connect() const {
     UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(socket.get() >= 0);
     const sockaddr_un name = address();
     REQUIRE(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), sizeof(name)) == 0);
     return socket;

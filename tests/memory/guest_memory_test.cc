@@ -36,7 +36,7 @@ TEST_CASE("guest memory: pages that are present are counted") {
     REQUIRE(memory->write_object(GuestAddress(kMiB + 4095), std::uint8_t{1}));
     REQUIRE(memory->write_object(GuestAddress(std::uint64_t{4} << 30), std::uint8_t{1}));
     CHECK(memory->resident_pages() == 2);
-    memory->populate(GuestAddress(0), 16 * 4096);
+    memory->populate(GuestAddress(0), 16UL * 4096);
     CHECK(memory->resident_pages() == 18);
   }
 }
@@ -141,9 +141,9 @@ TEST_CASE("bus error: in guest memory it is one line and status 71") {
     const auto memory = two_regions();
     // A file that is shorter than its mapping stands for memory that the host cannot provide.
     const int file = ::memfd_create("short", 0);
-    ::mmap(memory->regions()[0].host.data(), 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-           file, 0);
-    if (!watch_bus_errors(*memory, nullptr)) {
+    const void* const mapped = ::mmap(memory->regions()[0].host.data(), 4096,
+                                      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
+    if (mapped == MAP_FAILED || !watch_bus_errors(*memory, nullptr)) {
       ::_exit(1);
     }
     std::memset(memory->regions()[0].host.data(), 1, 1);

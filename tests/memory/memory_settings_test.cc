@@ -140,8 +140,9 @@ int touch_missing_page(std::ptrdiff_t offset, void (*at_exit)(), bool watched) {
     const auto memory = GuestMemory::adopt(GuestAddress(0), room->bytes().first(2 * kMiB));
     std::byte* const page = room->data() + 2 * kMiB + offset;
     const int file = ::memfd_create("short", MFD_CLOEXEC);
-    ::mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
-    if (!watch_bus_errors(*memory, at_exit)) {
+    const void* const mapped =
+        ::mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
+    if (mapped == MAP_FAILED || !watch_bus_errors(*memory, at_exit)) {
       ::_exit(1);
     }
     if (!watched) {
