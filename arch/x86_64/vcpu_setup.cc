@@ -26,7 +26,7 @@ class HeaderAndEntries {
  public:
   explicit HeaderAndEntries(std::size_t entries)
       : bytes_(sizeof(Header) + entries * sizeof(Entry)) {}
-  Header& header() { return *reinterpret_cast<Header*>(bytes_.data()); }
+  Header& header() { return *static_cast<Header*>(static_cast<void*>(bytes_.data())); }
   Entry* entries() { return header().entries; }
 
  private:

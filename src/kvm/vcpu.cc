@@ -61,7 +61,7 @@ Result<std::unique_ptr<Vcpu>> Vcpu::create(const KvmVm& vm, unsigned index, std:
   vcpu->fd_ = UniqueFd(fd);
   TRY_ASSIGN(vcpu->run_area_, Mapping::create(vm.run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                                               0, "mapping kvm_run"));
-  vcpu->run_ = reinterpret_cast<kvm_run*>(vcpu->run_area_.data());
+  vcpu->run_ = static_cast<kvm_run*>(static_cast<void*>(vcpu->run_area_.data()));
   if (context.profile) {
     vcpu->stats_ = std::make_unique<ExitStats>();
     TRY(vcpu->kvm_stats_.open(fd));

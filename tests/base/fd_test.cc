@@ -36,7 +36,7 @@ TEST_CASE("fd: closed once, by its last owner") {
   {
     UniqueFd first(number);
     UniqueFd second(std::move(first));
-    CHECK(first.get() == -1);  // NOLINT(bugprone-use-after-move): that it is empty is the point
+    CHECK(first.get() == -1);  // NOLINT(*-use-after-move,*-cplusplus.Move): it is empty
     CHECK_FALSE(first);
     CHECK(second.get() == number);
     UniqueFd third = memory_file();
@@ -203,7 +203,7 @@ TEST_CASE("mapping: unmapped once, by its last owner") {
     data = first.data();
     data[0] = std::byte{1};
     Mapping second(std::move(first));
-    CHECK(first.data() == nullptr);  // NOLINT(bugprone-use-after-move): that it is empty
+    CHECK(first.data() == nullptr);  // NOLINT(*-use-after-move,*-cplusplus.Move): it is empty
     CHECK(first.size() == 0);
     CHECK(second.bytes().size() == 2 * kPage);
     Mapping third = anonymous(1);

@@ -239,6 +239,7 @@ TEST_CASE("log: inherited descriptors take lines, and are not opened anew") {
 TEST_CASE("log: an inherited descriptor of the wrong kind is refused") {
   const UniqueFd read_only(::open("/dev/null", O_RDONLY));
   const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM, 0));
+  REQUIRE(listener.get() >= 0);
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   REQUIRE(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)) == 0);
@@ -334,6 +335,7 @@ TEST_CASE("log: lines of many threads stay whole") {
             return 1;
           }
           std::vector<std::thread> threads;
+          threads.reserve(4);
           for (int thread = 0; thread < 4; ++thread) {
             threads.emplace_back([thread] {
               for (int i = 0; i < 200; ++i) {
@@ -384,6 +386,7 @@ TEST_CASE("log limiter: threads together get no more than one would") {
   std::atomic<unsigned> allowed = 0;
   std::atomic<std::uint64_t> told = 0;
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int thread = 0; thread < 4; ++thread) {
     threads.emplace_back([&] {
       for (int i = 0; i < 1000; ++i) {

@@ -4,7 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 #include <string>
 
 #include <fcntl.h>
@@ -25,7 +25,9 @@ struct Path {
   ~Path() { ::unlink(text.c_str()); }
   std::string content() const {
     std::ifstream file(text);
-    return {std::istreambuf_iterator<char>(file), {}};
+    std::ostringstream whole;
+    whole << file.rdbuf();
+    return whole.str();
   }
   bool exists() const { return ::access(text.c_str(), F_OK) == 0; }
 

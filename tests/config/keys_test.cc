@@ -36,14 +36,14 @@ Result<> read(const std::string& text, Config& config) {
 constexpr const char* kText = "wants text in quotes";
 constexpr const char* kFlag = "wants true or false";
 
-Row text_row(const std::string& key, std::function<std::string(const Config&)> get) {
+Row text_row(const std::string& key, const std::function<std::string(const Config&)>& get) {
   return {.key = key,
           .accepted = {{R"("a b")", [get](const Config& c) { return get(c) == "a b"; }},
                        {R"('\')", [get](const Config& c) { return get(c) == "\\"; }}},
           .refused = {{"1", kText}, {"true", kText}, {R"("a\u0000b")", "NUL"}}};
 }
 
-Row path_row(const std::string& key, std::function<std::string(const Config&)> get) {
+Row path_row(const std::string& key, const std::function<std::string(const Config&)>& get) {
   Row row = text_row(key, get);
   row.accepted.push_back({R"("fd:3")", [get](const Config& c) { return get(c) == "fd:3"; }});
   row.refused.push_back({R"("")", "wants a path"});
@@ -65,7 +65,7 @@ Row fixed_row(const std::string& key, const std::string& value, const std::strin
           .refused = {{other, "not yet supported"}, {"1.5", "wants"}}};
 }
 
-Row label_row(const std::string& key, std::function<std::string(const Config&)> get) {
+Row label_row(const std::string& key, const std::function<std::string(const Config&)>& get) {
   const std::string longest(128, 'a');
   constexpr const char* kRule = "1 to 128 of A-Z a-z 0-9 . _ -";
   return {.key = key,

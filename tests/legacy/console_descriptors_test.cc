@@ -171,6 +171,7 @@ TEST_CASE("console: standard input and output that are non-blocking pipes") {
 TEST_CASE("console: the end of its input leaves the output") {
   const UniqueFd real_stdin(::dup(STDIN_FILENO));
   const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  REQUIRE(null.get() >= 0);
   ::dup2(null.get(), STDIN_FILENO);
   {
     const Setup setup({.mode = SerialMode::kStdio});

@@ -86,7 +86,7 @@ TEST_CASE("console: a reader that stops costs a bounded buffer, and learns what 
   }
   fifo.console->finish(1000 * kMillisecond);
   got += fifo.read_all();
-  const std::size_t note = got.find("[");
+  const std::size_t note = got.find('[');
   REQUIRE(note != std::string::npos);
   const std::size_t lost = std::stoul(got.substr(note + 1));
   const auto received = static_cast<std::size_t>(std::count(got.begin(), got.end(), 'x'));
