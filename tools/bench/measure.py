@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import random
 import select
 import signal
 import statistics
@@ -93,12 +94,14 @@ def run_once(contender, timeout):
     return run
 
 
-def alternate(contenders, runs, timeout, progress):
+def alternate(contenders, runs, timeout, progress, prepare_round):
     """`runs` rounds after one warm-up round, each contender once a round, so that all of them see
-    the same machine. Returns {name: [Run]}."""
+    the same machine; in another order each time, because what ran before leaves its memory behind,
+    warm. Returns {name: [Run]}."""
     results = {contender.name: [] for contender in contenders}
     for number in range(-1, runs):
-        for contender in contenders:
+        prepare_round()
+        for contender in random.Random(number).sample(contenders, len(contenders)):
             run = run_once(contender, timeout)
             if number >= 0:
                 results[contender.name].append(run)
