@@ -93,6 +93,12 @@ Result<> Machine::open_inputs() {
   if (!config_.process.pid_file.empty()) {
     TRY(pid_file_.create(config_.process.pid_file));
   }
+  if (const std::string& path = config_.process.timeline; !path.empty()) {
+    TRY_ASSIGN(timeline_file_, ReportFile::open(path, "process.timeline"));
+  }
+  if (const std::string& path = config_.process.profile; !path.empty()) {
+    TRY_ASSIGN(profile_file_, ReportFile::open(path, "process.profile"));
+  }
   return {};
 }
 
@@ -346,12 +352,12 @@ void Machine::vcpu_ended(unsigned index, VcpuEnd how, const std::string& what) {
 }
 
 Result<> Machine::write_reports() {
-  if (!config_.process.timeline.empty()) {
-    TRY(write_file_atomically(config_.process.timeline, timeline_.to_json()));
+  if (timeline_file_) {
+    TRY(timeline_file_->write(timeline_.to_json()));
   }
   if (profile_) {
     TRY_ASSIGN(const std::string profile, profile_->to_json(vcpus_, ports_, mmio_));
-    TRY(write_file_atomically(config_.process.profile, profile));
+    TRY(profile_file_->write(profile));
   }
   return {};
 }

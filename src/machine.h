@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@
 #include "src/memory/guest_memory.h"
 #include "src/pid_file.h"
 #include "src/profile.h"
+#include "src/report_file.h"
 #include "src/timeline.h"
 
 namespace vireo {
@@ -87,6 +89,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener {
   const Config& config_;
   Timeline& timeline_;
   PidFile pid_file_;
+  std::optional<ReportFile> timeline_file_;
+  std::optional<ReportFile> profile_file_;
   std::atomic<End> end_ = End::kNone;
   std::atomic<std::uint32_t> phase_ = 0;  // guest marks so far
   bool stop_requested_ = false;

@@ -7,13 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
-#include "src/base/fd.h"
 #include "src/base/log.h"
 
 namespace vireo {
@@ -74,21 +70,6 @@ std::string Timeline::to_json() const {
   }
   const nlohmann::ordered_json root = {{"version", 1}, {"steps", steps}};
   return root.dump(2) + "\n";
-}
-
-Result<> write_file_atomically(const std::string& path, const std::string& text) {
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  TRY_ASSIGN(const UniqueFd file,
-             open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOCTTY, 0644));
-  auto written = write_full(file.get(), std::as_bytes(std::span(text)));
-  if (written && std::rename(temporary.c_str(), path.c_str()) < 0) {
-    written = fail_errno(errno, "renaming");
-  }
-  if (!written) {
-    ::unlink(temporary.c_str());
-    return std::unexpected(std::move(written).error().context(path));
-  }
-  return {};
 }
 
 }  // namespace vireo

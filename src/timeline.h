@@ -11,8 +11,6 @@
 #include <cstdint>
 #include <string>
 
-#include "src/base/error.h"
-
 namespace vireo {
 
 enum class Step : std::uint8_t {
@@ -61,8 +59,5 @@ class Timeline {
   std::array<Mark, kMarksMax> marks_;
   std::atomic<std::size_t> mark_count_ = 0;
 };
-
-/// Replaces `path` by `text` in one step: a temporary file beside it, then rename.
-Result<> write_file_atomically(const std::string& path, const std::string& text);
 
 }  // namespace vireo

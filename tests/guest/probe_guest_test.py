@@ -198,6 +198,41 @@ class Reports(unittest.TestCase):
             self.assertFalse((path / "pid").exists())
             self.assertEqual(sorted(p.name for p in path.iterdir()), ["log", "p.json", "t.json"])
 
+    def test_a_report_replaces_a_file_and_is_written_to_what_is_none(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory)
+            (path / "old").write_text("old")
+            os.link(path / "old", path / "t.json")
+            os.mkfifo(path / "fifo")
+            reader = os.open(path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+            ended = probe("probe=hello", "--timeline", path / "t.json", "--profile", path / "fifo")
+            self.assertEqual(ended.status, 0, ended)
+            self.assertEqual((path / "old").read_text(), "old")
+            self.assertIn("steps", json.loads((path / "t.json").read_text()))
+            profile = os.read(reader, 65536)
+            os.close(reader)
+            self.assertIn("vcpus", json.loads(profile))
+            # Nobody reads: that is found before the VM starts.
+            ended = probe("probe=hello", "--timeline", path / "fifo")
+            self.assertEqual(ended.status, 71, ended)
+            self.assertNotIn("probe: hello", ended.output)
+            self.assertRegex(ended.errors, "^vireo: process.timeline: .*fifo: No such device")
+            with open(path / "handed", "wb") as handed:
+                ended = probe("probe=hello", "--timeline", f"fd:{handed.fileno()}",
+                              pass_fds=[handed.fileno()])
+            self.assertEqual(ended.status, 0, ended)
+            self.assertIn("steps", json.loads((path / "handed").read_text()))
+            self.assertEqual(sorted(p.name for p in path.iterdir()), ["fifo", "handed", "old", "t.json"])
+            # A directory that does not take the file when the VM has ended.
+            (path / "gone").mkdir()
+            process = start("run", "--kernel", PROBE, "--cmdline", "probe=echo", "--timeline",
+                            path / "gone/t.json")
+            self.assertIn(b"echo=ready", process.stdout.readline())
+            (path / "gone").rmdir()
+            _, errors = process.communicate(b"q", timeout=20)
+            self.assertEqual(process.returncode, 66, errors)
+            self.assertIn(b"process.timeline: ", errors)
+
     def test_profile_shows_the_guests_own_steps(self):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory) / "p.json"

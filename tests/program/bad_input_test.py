@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad inputs through `vireo run`: each gives one line that names the cause, the right status, and
 leaves no file, socket, descriptor or process behind."""
+import errno
 import os
 import pathlib
 import resource
@@ -13,7 +14,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from vireo_process import PROBE, VIREO, run  # noqa: E402
+from vireo_process import PROBE, VIREO, forbidding, run  # noqa: E402
 
 USAGE, BAD_INPUT, MISSING, NO_KVM, SYSTEM, PERMISSION, CONFIG = 64, 65, 66, 69, 71, 77, 78
 
@@ -173,7 +174,10 @@ class BadInputs(unittest.TestCase):
     def test_outputs_that_cannot_be_written(self):
         for option, value, word in (("--serial", "file,path=/nonexistent/x", "serial.path"),
                                     ("--log-file", "/nonexistent/x", "log.file"),
-                                    ("--pid-file", "/nonexistent/x", "process.pid_file")):
+                                    ("--pid-file", "/nonexistent/x", "process.pid_file"),
+                                    ("--timeline", "/nonexistent/x", "process.timeline"),
+                                    ("--profile", "/nonexistent/x", "process.profile"),
+                                    ("--timeline", "fd:77", "process.timeline")):
             with self.subTest(option):
                 self.refused(MISSING, [word], "--kernel", PROBE, option, value)
         self.refused(CONFIG, ["serial.path"], "--kernel", PROBE, "--serial", f"unix,path={PROBE}")
@@ -195,6 +199,15 @@ class BadInputs(unittest.TestCase):
                               env={"HOME": str(self.directory)})
         self.assertEqual(done.returncode, PERMISSION, done.stderr)
         self.assertIn(b"/dev/kvm", done.stderr)
+
+    def test_io_uring_is_forbidden(self):
+        io_uring_setup = 425
+        for error in (errno.EPERM, errno.ENOSYS):
+            with self.subTest(errno.errorcode[error]):
+                ended = run("run", "--kernel", PROBE, "--serial", "null",
+                            preexec_fn=forbidding(io_uring_setup, error))
+                self.assertEqual(ended.status, SYSTEM, ended)
+                self.assertRegex(ended.errors, r"^vireo: io_uring .*allow it with .*\n$")
 
     def test_too_few_descriptors(self):
         def few():

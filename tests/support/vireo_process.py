@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs vireo as a user would, for tests: what it printed, and with which status it ended."""
+import ctypes
 import os
+import struct
 import subprocess
 
 VIREO = os.environ.get("VIREO_BINARY", "")
@@ -26,6 +28,24 @@ def run(*arguments, stdin=b"", timeout=120, **options):
                           timeout=timeout, check=False, **options)
     return Ended(done.returncode, done.stdout.decode(errors="replace"),
                  done.stderr.decode(errors="replace"))
+
+
+def forbidding(syscall, error):
+    """A preexec_fn after which system call number `syscall` fails with `error`, as in a container
+    whose seccomp profile does not have it."""
+    def install():
+        load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+        errno_action, allow = 0x00050000, 0x7fff0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
+        instructions = [(load, 0, 0, 0), (equal, 0, 1, syscall),
+                        (answer, 0, 0, errno_action | error), (answer, 0, 0, allow)]
+        code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+        filters = ctypes.create_string_buffer(code, len(code))
+        program = struct.pack("@HP", len(instructions), ctypes.addressof(filters))
+        libc = ctypes.CDLL(None, use_errno=True)
+        no_new_privs, set_seccomp, filter_mode = 38, 22, 2
+        if libc.prctl(no_new_privs, 1, 0, 0, 0) or libc.prctl(set_seccomp, filter_mode, program):
+            raise OSError(ctypes.get_errno(), "prctl")
+    return install
 
 
 def start(*arguments, **options):
