@@ -29,7 +29,7 @@ ALLOWED = {
 DEVICE = CORE | {"devices/pci", "devices/virtio"}
 # The top of src, from the uppermost down: each may include those after it.
 TOP = ["main", "options", "control", "machine", "device_set", "sandbox", "profile", "guest_steps",
-       "pid_file", "timeline", "config_toml", "config_keys", "config_value", "config"]
+       "pid_file", "report_file", "timeline", "config_toml", "config_keys", "config_value", "config"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
 
