@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/legacy/cmos.h"
 
+#include "src/base/utc.h"
+
 namespace vireo {
 
 namespace {
@@ -47,9 +49,7 @@ void Cmos::write(std::uint64_t offset, std::span<const std::byte> data) {
 }
 
 std::uint8_t Cmos::read_register(std::uint8_t index) const {
-  const std::time_t now = now_();
-  std::tm time = {};
-  ::gmtime_r(&now, &time);
+  const std::tm time = utc_time(now_());
   switch (index) {
     case kSeconds:
       return bcd(time.tm_sec);

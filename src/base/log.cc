@@ -18,12 +18,13 @@
 #include "src/base/fd.h"
 #include "src/base/fd_path.h"
 #include "src/base/line_writer.h"
+#include "src/base/utc.h"
 
 namespace vireo {
 
 namespace {
 
-/// What stands in the log for lines that were lost: its text, or its JSON.
+/// The line that stands in the log for those that were lost.
 std::string loss_note(std::uint64_t bytes);
 
 /// Writes each line to a descriptor: stderr, a file in append mode, or an inherited one. What is
@@ -92,9 +93,8 @@ class DescriptorSink final : public spdlog::sinks::base_sink<std::mutex> {
 struct Log {
   Log() {
     logger.set_level(spdlog::level::info);
-    // RFC 3339 in UTC with microseconds, then level and text.
-    logger.set_formatter(std::make_unique<spdlog::pattern_formatter>(
-        "%Y-%m-%dT%H:%M:%S.%fZ %l %v", spdlog::pattern_time_type::utc));
+    // Lines come with their own time: spdlog's would open /etc/localtime.
+    logger.set_formatter(std::make_unique<spdlog::pattern_formatter>("%v"));
   }
 
   std::shared_ptr<DescriptorSink> sink = std::make_shared<DescriptorSink>();
@@ -108,23 +108,26 @@ Log& process_log() {
   return log;
 }
 
-std::string json_time() {
+constexpr std::array kLevelNames = {"trace", "debug", "info", "warning", "error", "off"};
+
+/// RFC 3339 in UTC with microseconds.
+std::string timestamp() {
   timespec now = {};
   ::clock_gettime(CLOCK_REALTIME, &now);
-  std::tm time = {};
-  ::gmtime_r(&now.tv_sec, &time);
+  const std::tm time = utc_time(now.tv_sec);
   return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", time.tm_year + 1900,
                      time.tm_mon + 1, time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec,
                      now.tv_nsec / 1000);
 }
 
-std::string json_line(const Log& log, LogLevel level, std::string_view component,
-                      std::string_view message) {
-  constexpr std::array kNames = {"trace", "debug", "info", "warning", "error", "off"};
-  nlohmann::ordered_json line = {{"time", json_time()},
-                                 {"level", kNames.at(std::to_underlying(level))},
-                                 {"component", component},
-                                 {"message", message}};
+std::string line_of(const Log& log, LogLevel level, std::string_view component,
+                    std::string_view message) {
+  const char* const name = kLevelNames.at(std::to_underlying(level));
+  if (log.format == LogFormat::kText) {
+    return fmt::format("{} {} {}: {}", timestamp(), name, component, message);
+  }
+  nlohmann::ordered_json line = {
+      {"time", timestamp()}, {"level", name}, {"component", component}, {"message", message}};
   if (!log.name.empty()) {
     line["vm"] = log.name;
   }
@@ -133,10 +136,7 @@ std::string json_line(const Log& log, LogLevel level, std::string_view component
 }
 
 std::string loss_note(std::uint64_t bytes) {
-  const std::string text = fmt::format("[{} bytes lost]", bytes);
-  const Log& log = process_log();
-  return log.format == LogFormat::kJson ? json_line(log, LogLevel::kWarn, "log", text)
-                                        : "log: " + text;
+  return line_of(process_log(), LogLevel::kWarn, "log", fmt::format("[{} bytes lost]", bytes));
 }
 
 }  // namespace
@@ -153,9 +153,6 @@ Result<> open_log(const LogConfig& config) {
   log.logger.set_level(static_cast<spdlog::level::level_enum>(
       config.level == LogLevel::kOff ? static_cast<int>(spdlog::level::off)
                                      : static_cast<int>(config.level)));
-  if (config.format == LogFormat::kJson) {
-    log.logger.set_formatter(std::make_unique<spdlog::pattern_formatter>("%v"));
-  }
   return {};
 }
 
@@ -169,12 +166,8 @@ bool log_enabled(LogLevel level) {
 
 void write_log(LogLevel level, std::string_view component, std::string_view message) {
   Log& log = process_log();
-  const auto spdlog_level = static_cast<spdlog::level::level_enum>(level);
-  if (log.format == LogFormat::kJson) {
-    log.logger.log(spdlog_level, "{}", json_line(log, level, component, message));
-  } else {
-    log.logger.log(spdlog_level, "{}: {}", component, message);
-  }
+  log.logger.log(static_cast<spdlog::level::level_enum>(level), "{}",
+                 line_of(log, level, component, message));
 }
 
 std::uint64_t monotonic_ns() {
