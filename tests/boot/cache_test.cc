@@ -417,9 +417,19 @@ TEST_CASE("cache: a full disk does not stop the boot and leaves nothing") {
   fs::create_directory(directory.path("disk"));
   // A file system of 256 KiB of the child's own; an ordinary user needs a user namespace for it.
   const int status = in_child([&] {
-    const int flags = CLONE_NEWNS | (::geteuid() == 0 ? 0 : CLONE_NEWUSER);
+    const uid_t user = ::geteuid();
+    const int flags = CLONE_NEWNS | (user == 0 ? 0 : CLONE_NEWUSER);
+    const gid_t group = ::getegid();
+    const auto keeps_ids = [user, group] {
+      const auto put = [](const char* file, const std::string& text) {
+        return static_cast<bool>(std::ofstream(file) << text << std::flush);
+      };
+      return user == 0 || (put("/proc/self/setgroups", "deny") &&
+                           put("/proc/self/uid_map", fmt::format("{0} {0} 1", user)) &&
+                           put("/proc/self/gid_map", fmt::format("{0} {0} 1", group)));
+    };
     // EINVAL: the / of a chroot is no mount of its own.
-    if (::unshare(flags) < 0 ||
+    if (::unshare(flags) < 0 || !keeps_ids() ||
         (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0 && errno != EINVAL) ||
         ::mount("tmpfs", directory.path("disk").c_str(), "tmpfs", 0, "size=256k,mode=700") < 0) {
       return 2;
