@@ -24,8 +24,13 @@ class Ended:
 
 def run(*arguments, stdin=b"", timeout=120, **options):
     """vireo with `arguments`, fed `stdin`; it must end within `timeout` seconds of this machine."""
-    done = subprocess.run([VIREO, *map(str, arguments)], input=stdin, capture_output=True,
-                          timeout=timeout, check=False, **options)
+    try:
+        done = subprocess.run([VIREO, *map(str, arguments)], input=stdin, capture_output=True,
+                              timeout=timeout, check=False, **options)
+    except subprocess.TimeoutExpired as late:
+        said = b"\n--- stderr\n".join(part or b"" for part in (late.stdout, late.stderr))
+        raise AssertionError(f"not over after {timeout} s; the end of what it said:\n"
+                             f"{said[-3000:].decode(errors='replace')}") from None
     return Ended(done.returncode, done.stdout.decode(errors="replace"),
                  done.stderr.decode(errors="replace"))
 
