@@ -79,10 +79,10 @@ Result<nlohmann::ordered_json> counters_json(const KvmStats& stats) {
 }  // namespace
 
 void Profile::end_phase() {
-  const std::uint64_t pages = memory_.resident_pages();
   const std::scoped_lock lock(mutex_);
+  // Counting walks all of memory, and a guest may mark as often as it likes.
   if (resident_pages_.size() < kPhasesMax) {
-    resident_pages_.push_back(pages);
+    resident_pages_.push_back(memory_.resident_pages());
   }
 }
 
