@@ -226,6 +226,10 @@ class Reports(unittest.TestCase):
             self.assertEqual(ended.status, 0, ended)
             self.assertIn("steps", json.loads((path / "handed").read_text()))
             self.assertEqual(sorted(p.name for p in path.iterdir()), ["fifo", "handed", "old", "t.json"])
+            ended = probe("probe=hello", "--profile", "/dev/full")
+            self.assertEqual(ended.status, 71, ended)
+            self.assertRegex(ended.errors, "^vireo: process.profile: /dev/full: .*No space left")
+            self.assertTrue(pathlib.Path("/dev/full").is_char_device())
             # A directory that does not take the file when the VM has ended.
             (path / "gone").mkdir()
             process = start("run", "--kernel", PROBE, "--cmdline", "probe=echo", "--timeline",
