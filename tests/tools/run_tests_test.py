@@ -114,6 +114,16 @@ class Running(unittest.TestCase):
         self.assertTrue(any("serial.log ends" in line for line in lines), lines)
         self.assertTrue(any("not over in time" in line for line in lines), lines)
 
+    def test_a_suite_whose_host_fails_gets_another_once(self):
+        share = pathlib.Path(subprocess.run(
+            [ROOT / "tools/test-host", "share", "--name", "selftest-run-1"], check=True,
+            stdout=subprocess.PIPE).stdout.decode().strip())
+        (share / "ended").unlink(missing_ok=True)
+        script = "[ -e /mnt/share/ended ] || { touch /mnt/share/ended; echo o > /proc/sysrq-trigger; sleep 100; }"
+        status, lines = self.outcome([Suite("a", ["sh", "-c", script], in_host=True)])
+        self.assertEqual((status, lines[-1]), (0, "1 passed, 0 failed, 0 skipped"))
+        self.assertEqual(lines[0], "a: its test host failed; once more in a fresh one")
+
     def test_two_lanes_have_a_host_each(self):
         meet = Suite("a", ["sh", "-c", "sleep 3; echo ok"])
         began = os.times().elapsed

@@ -191,6 +191,19 @@ class Failures(unittest.TestCase):
     def test_a_quiet_command_is_no_hang(self):
         self.assertEqual(call("exec", "sleep", "14", options=["--silence", "12"]).returncode, 0)
 
+    def test_a_host_that_stood_still_is_nudged(self):
+        self.assertEqual(call("exec", "true").returncode, 0)
+        waiting = begin("sh", "-c", "sleep 3; echo over")
+        time.sleep(1)
+        os.kill(emulator(), signal.SIGSTOP)
+        time.sleep(15)
+        os.kill(emulator(), signal.SIGCONT)
+        output, errors = waiting.communicate(timeout=60)
+        self.assertEqual((waiting.returncode, output), (0, b"over\n"))
+        self.assertRegex(errors, rb"stood still for 1\d s and went on when it was nudged")
+        # The nudges are not taken for the next command's.
+        self.assertEqual(call("exec", "echo", "next").stdout, b"next\n")
+
     def test_a_host_whose_kernel_crashes(self):
         done = call("exec", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 1000")
         self.check(done, "", 125, b"its emulator has ended", b"Kernel panic")

@@ -13,6 +13,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEST_HOST = str(ROOT / "tools/test-host")
+HOST_FAILED = 125  # its exit status
 # What a lane with a test host of its own may use of the machine's memory.
 HOST_BYTES = 4 << 30
 
@@ -133,6 +134,11 @@ class Runner:
             began = time.monotonic()
             try:
                 status, output = self.execute(suite, host)
+                if suite.in_host and status == HOST_FAILED:
+                    # The emulator has ended or stands still, which says nothing about the test.
+                    with self.printing:
+                        print(f"{suite.name}: its test host failed; once more in a fresh one", flush=True)
+                    status, output = self.execute(suite, host)
             except OSError as error:
                 status, output = 127, f"{error}\n"
             self.account(suite, status, output, time.monotonic() - began)
