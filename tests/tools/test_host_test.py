@@ -4,6 +4,7 @@
 import os
 import pathlib
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +238,19 @@ class Failures(unittest.TestCase):
         self.assertEqual(done.returncode, 125)
         self.assertIn(b"did not come up: its emulator has ended", done.stderr)
         self.assertIn(b"no such accelerator", done.stderr)
+
+    def test_a_host_that_comes_up_at_the_second_try(self):
+        with tempfile.TemporaryDirectory() as directory:
+            fake = pathlib.Path(directory) / "qemu-system-x86_64"
+            real = shutil.which("qemu-system-x86_64")
+            fake.write_text(f"#!/bin/sh\n[ -e {directory}/tried ] && exec {real} \"$@\"\n"
+                            f"touch {directory}/tried\nexit 1\n")
+            fake.chmod(0o755)
+            path = f"{directory}:{os.environ['PATH']}"
+            call("stop", name=SECOND)
+            done = call("exec", "echo", "up", name=SECOND, env=dict(os.environ, PATH=path))
+        self.assertEqual((done.returncode, done.stdout), (0, b"up\n"))
+        self.assertIn(b"did not come up: its emulator has ended; once more", done.stderr)
 
 
 if __name__ == "__main__":
