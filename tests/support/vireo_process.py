@@ -22,7 +22,12 @@ class Ended:
         return f"status {self.status}\n--- stdout\n{self.output[-3000:]}\n--- stderr\n{self.errors}"
 
 
-def run(*arguments, stdin=b"", timeout=120, **options):
+# Long enough for a kernel that is unpacked for the first time, emulated, on a machine with much else
+# to do: minutes then. It ends what hangs and measures nothing.
+TIMEOUT = 500 if os.environ.get("VIREO_IN_TEST_HOST") else 120
+
+
+def run(*arguments, stdin=b"", timeout=TIMEOUT, **options):
     """vireo with `arguments`, fed `stdin`; it must end within `timeout` seconds of this machine."""
     try:
         done = subprocess.run([VIREO, *map(str, arguments)], input=stdin, capture_output=True,
