@@ -57,7 +57,11 @@ Result<bool> PidFile::try_create(const std::string& path) {
     return fail_errno(errno, path);
   }
   file_ = std::move(file);
-  path_ = path;
+  inherited_ = is_inherited(path);
+  if (!inherited_) {
+    TRY_ASSIGN(name_, OwnedPath::open(path));
+    name_.take();
+  }
   if (auto written = write_full(file_.get(), std::as_bytes(std::span(text))); !written) {
     return std::unexpected(std::move(written).error().context(path));
   }
@@ -77,14 +81,8 @@ Result<> PidFile::create(const std::string& path) {
 }
 
 PidFile::~PidFile() {
-  if (!file_) {
-    return;
-  }
-  if (is_inherited(path_)) {
+  if (inherited_) {
     [[maybe_unused]] const int result = ::ftruncate(file_.get(), 0);
-  } else {
-    // Still locked: a successor waits for a file that is gone, and retries.
-    ::unlink(path_.c_str());
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "src/base/error.h"
 #include "src/base/fd.h"
+#include "src/base/owned_path.h"
 
 namespace vireo {
 
@@ -22,12 +23,16 @@ class PidFile {
   /// of opening and writing.
   Result<> create(const std::string& path);
 
+  /// The directory in which the name is removed at the end; -1 where there is none.
+  int directory() const { return name_.directory(); }
+
  private:
   /// False where the file was its last owner's, who has removed it meanwhile: once more.
   Result<bool> try_create(const std::string& path);
 
   UniqueFd file_;
-  std::string path_;
+  OwnedPath name_;  // goes first: a successor finds the lock free when the file is gone
+  bool inherited_ = false;
 };
 
 }  // namespace vireo

@@ -4,14 +4,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <utility>
 
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <fmt/core.h>
@@ -32,45 +29,14 @@ constexpr std::size_t kFlushSize = 1024;
 /// How long a failed write, or a failed accept, rests before the next.
 constexpr std::uint64_t kRetryDelayNs = 100 * kFlushDelayNs;
 
-constexpr std::byte kEscape{0x01};  // Ctrl-A, as QEMU has it
+/// Of the console's socket, before the umask: as any program's that has no opinion.
+constexpr mode_t kSocketMode = 0777;
 
-/// Whether an inherited descriptor is what clients connect to.
-bool is_listener(int fd) {
-  const auto option = [fd](int name) {
-    int value = -1;
-    socklen_t size = sizeof(value);
-    return ::getsockopt(fd, SOL_SOCKET, name, &value, &size) == 0 ? value : -1;
-  };
-  return option(SO_DOMAIN) == AF_UNIX && option(SO_TYPE) == SOCK_STREAM &&
-         option(SO_ACCEPTCONN) == 1;
-}
+constexpr std::byte kEscape{0x01};  // Ctrl-A, as QEMU has it
 
 bool has_hung_up(int fd) {
   pollfd request = {.fd = fd, .events = 0, .revents = 0};
   return ::poll(&request, 1, 0) == 1;
-}
-
-/// Removes a socket that nobody listens on; one that answers is somebody's and stays.
-Result<> remove_stale_socket(const sockaddr_un& address) {
-  struct stat status = {};
-  if (::lstat(address.sun_path, &status) < 0) {
-    return {};
-  }
-  if (!S_ISSOCK(status.st_mode)) {
-    return fail(ErrorCode::kConfig,
-                fmt::format("serial.path: {} exists and is not a socket", address.sun_path));
-  }
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!probe) {
-    return fail_errno(errno, "serial.path: socket");
-  }
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
-      errno != ECONNREFUSED) {
-    return fail(ErrorCode::kConfig,
-                fmt::format("serial.path: {} is in use by another process", address.sun_path));
-  }
-  ::unlink(address.sun_path);
-  return {};
 }
 
 }  // namespace
@@ -88,9 +54,6 @@ Console::Console(Reactor& reactor, ConsoleListener& listener)
 
 Console::~Console() {
   restore_terminal();
-  if (!socket_path_.empty()) {
-    ::unlink(socket_path_.c_str());
-  }
 }
 
 Result<> Console::open(const ConsoleConfig& config) {
@@ -102,7 +65,7 @@ Result<> Console::open(const ConsoleConfig& config) {
     case SerialMode::kPty:
       return open_pty();
     case SerialMode::kUnix:
-      return is_inherited(config.path) ? open_listener(config.path) : listen(config.path);
+      return open_socket(config.path);
     case SerialMode::kNull:
       discard_ = true;
       return {};
@@ -166,43 +129,14 @@ Result<> Console::open_pty() {
   return {};
 }
 
-Result<> Console::open_listener(const std::string& path) {
-  auto socket = open_inherited(path, O_RDWR);
-  if (!socket) {
-    return std::unexpected(std::move(socket).error().context("serial.path"));
-  }
-  if (!is_listener(socket->get())) {
-    return fail(ErrorCode::kConfig,
-                fmt::format("serial.path: {}: wants a UNIX stream socket that listens", path));
-  }
-  listen_fd_ = std::move(*socket);
-  return {};
-}
-
-Result<> Console::listen(const std::string& path) {
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) {
-    return fail(ErrorCode::kConfig, fmt::format("serial.path: a socket's path has at most {} bytes",
-                                                sizeof(address.sun_path) - 1));
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  TRY(remove_stale_socket(address));
-  listen_fd_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!listen_fd_ ||
-      ::bind(listen_fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) < 0) {
-    return fail_errno(errno, fmt::format("serial.path: {}", path));
-  }
-  socket_path_ = path;
-  if (::listen(listen_fd_.get(), 1) < 0) {
-    return fail_errno(errno, fmt::format("serial.path: {}", path));
-  }
+Result<> Console::open_socket(const std::string& path) {
+  TRY_ASSIGN(listener_socket_, UnixListener::open(path, "serial.path", kSocketMode));
   return {};
 }
 
 void Console::start(Serial16550& port) {
   port_ = &port;
-  if (listen_fd_) {
+  if (listener_socket_) {
     accept_clients();
   }
   read_input();
@@ -234,12 +168,14 @@ void Console::transmit(std::byte byte) {
   if (panic_.feed(std::to_integer<char>(byte))) {
     saw_panic_.store(true, std::memory_order_release);
   }
+  transmitted_.fetch_add(1, std::memory_order_relaxed);
   const std::scoped_lock lock(mutex_);
   if (discard_) {
     return;
   }
   if (buffer_.size() >= kBufferSize) {
     ++lost_;
+    lost_total_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
   buffer_.push_back(byte);
@@ -315,6 +251,7 @@ void Console::write_failed(int result) {
   {
     const std::scoped_lock lock(mutex_);
     lost_ += writing_.size() - written_;
+    lost_total_.fetch_add(writing_.size() - written_, std::memory_order_relaxed);
     discard_ = discard_ || (for_good && !client_);
   }
   writing_.clear();
@@ -395,7 +332,7 @@ void Console::deliver_input() {
 // ---------------------------------------------------------------------------
 
 void Console::accept_clients() {
-  reactor_.ring().prep_accept(accept_op_, listen_fd_.get());
+  reactor_.ring().prep_accept(accept_op_, listener_socket_.fd());
 }
 
 void Console::on_accept(Op& /*op*/, Completion completion) {
@@ -422,7 +359,7 @@ void Console::on_accept(Op& /*op*/, Completion completion) {
     accept_clients();
   } else if (completion.result == -EAGAIN) {
     accept_waits_ = true;
-    reactor_.ring().prep_poll(accept_op_, listen_fd_.get(), POLLIN);
+    reactor_.ring().prep_poll(accept_op_, listener_socket_.fd(), POLLIN);
   } else {
     accept_timer_.arm(kRetryDelayNs);  // no descriptor is free, perhaps
   }

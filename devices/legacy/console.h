@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,7 @@
 #include "devices/legacy/text_matcher.h"
 #include "src/base/error.h"
 #include "src/base/fd.h"
+#include "src/base/unix_socket.h"
 #include "src/io/reactor.h"
 
 namespace vireo {
@@ -55,8 +57,13 @@ class Console final : public SerialOutput {
   /// On the reactor's thread, after the last vCPU has stopped.
   void finish(std::uint64_t limit_ns);
 
+  /// The directory in which the socket's name is removed at the end; -1 where there is none.
+  int socket_directory() const { return listener_socket_.directory(); }
   /// The pseudo-terminal's name; empty for the other modes.
   const std::string& pty_name() const { return pty_name_; }
+  /// Bytes that the guest wrote, and those of them that no reader took. Any thread.
+  std::uint64_t transmitted() const { return transmitted_.load(std::memory_order_relaxed); }
+  std::uint64_t lost() const { return lost_total_.load(std::memory_order_relaxed); }
   /// The guest's kernel has printed its panic. Any thread.
   bool saw_panic() const { return saw_panic_.load(std::memory_order_acquire); }
 
@@ -68,8 +75,7 @@ class Console final : public SerialOutput {
   Result<> open_stdio();
   Result<> open_file_output(const ConsoleConfig& config);
   Result<> open_pty();
-  Result<> open_listener(const std::string& path);
-  Result<> listen(const std::string& path);
+  Result<> open_socket(const std::string& path);
 
   void flush();
   void flush_later();
@@ -92,9 +98,8 @@ class Console final : public SerialOutput {
   UniqueFd owned_in_;
   UniqueFd owned_out_;
   UniqueFd pty_slave_;  // held open, so that the pair survives without a client
-  UniqueFd listen_fd_;
+  UnixListener listener_socket_;
   UniqueFd client_;
-  std::string socket_path_;
   std::string pty_name_;
   int in_fd_ = -1;
   int out_fd_ = -1;
@@ -107,7 +112,9 @@ class Console final : public SerialOutput {
   // Output. buffer_ and lost_ under mutex_; the rest belongs to the reactor.
   std::mutex mutex_;
   std::vector<std::byte> buffer_;
-  std::uint64_t lost_ = 0;
+  std::uint64_t lost_ = 0;  // not yet told to the reader
+  std::atomic<std::uint64_t> transmitted_ = 0;
+  std::atomic<std::uint64_t> lost_total_ = 0;
   bool wake_posted_ = false;
   std::vector<std::byte> writing_;
   std::size_t written_ = 0;

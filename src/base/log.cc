@@ -18,6 +18,7 @@
 #include "src/base/fd.h"
 #include "src/base/fd_path.h"
 #include "src/base/line_writer.h"
+#include "src/base/owned_path.h"
 #include "src/base/utc.h"
 
 namespace vireo {
@@ -39,12 +40,41 @@ class DescriptorSink final : public spdlog::sinks::base_sink<std::mutex> {
     writer_.attach(STDERR_FILENO);
     file_.reset();
     path_.clear();
+    name_ = OwnedPath();
   }
 
   Result<> open_file(const std::string& path) {
-    // O_NONBLOCK: a FIFO without a reader is refused, and one whose reader stops does not block.
-    constexpr int kFlags = O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | O_NONBLOCK;
-    auto file = open_path(path, kFlags, 0644);
+    name_ = OwnedPath();
+    if (!is_inherited(path)) {
+      auto name = OwnedPath::open(path);
+      if (!name) {
+        return std::unexpected(std::move(name).error().context("log.file"));
+      }
+      name_ = std::move(*name);
+    }
+    TRY(attach(path, open_path(path, kFileFlags, kFileMode)));
+    path_ = path;
+    return {};
+  }
+
+  /// By the name in the directory that it was opened in, which is all that the sandbox leaves.
+  /// Stderr and inherited descriptors stay: there is nothing to open anew.
+  Result<> reopen() {
+    if (directory() < 0) {
+      return {};
+    }
+    UniqueFd file(::openat(directory(), name_.name().c_str(), kFileFlags | O_CLOEXEC, kFileMode));
+    return attach(path_, file ? Result<UniqueFd>(std::move(file)) : fail_errno(errno, path_));
+  }
+
+  int directory() const { return name_.directory(); }
+
+ private:
+  // O_NONBLOCK: a FIFO without a reader is refused, and one whose reader stops does not block.
+  static constexpr int kFileFlags = O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | O_NONBLOCK;
+  static constexpr mode_t kFileMode = 0644;
+
+  Result<> attach(const std::string& path, Result<UniqueFd> file) {
     if (!file) {
       return std::unexpected(std::move(file).error().context("log.file"));
     }
@@ -54,14 +84,9 @@ class DescriptorSink final : public spdlog::sinks::base_sink<std::mutex> {
     const std::scoped_lock lock(mutex_);
     writer_.attach(file->get());
     file_ = std::move(*file);
-    path_ = path;
     return {};
   }
 
-  /// Stderr and inherited descriptors stay: there is nothing to open anew.
-  Result<> reopen() { return path_.empty() || is_inherited(path_) ? Result<>() : open_file(path_); }
-
- private:
   void sink_it_(const spdlog::details::log_msg& message) override {
     spdlog::memory_buf_t line;
     formatter_->format(message, line);
@@ -86,6 +111,7 @@ class DescriptorSink final : public spdlog::sinks::base_sink<std::mutex> {
   LineWriter writer_;
   UniqueFd file_;
   std::string path_;
+  OwnedPath name_;          // never taken: a log is not removed
   std::uint64_t lost_ = 0;  // bytes
 };
 
@@ -154,6 +180,10 @@ Result<> open_log(const LogConfig& config) {
       config.level == LogLevel::kOff ? static_cast<int>(spdlog::level::off)
                                      : static_cast<int>(config.level)));
   return {};
+}
+
+int log_directory() {
+  return process_log().sink->directory();
 }
 
 Result<> reopen_log() {

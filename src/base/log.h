@@ -36,6 +36,9 @@ Result<> open_log(const LogConfig& config);
 /// happens to stderr and to inherited descriptors. Main thread.
 Result<> reopen_log();
 
+/// The directory in which reopen_log() opens the file anew; -1 where it does not. Main thread.
+int log_directory();
+
 bool log_enabled(LogLevel level);
 void write_log(LogLevel level, std::string_view component, std::string_view message);
 
