@@ -94,6 +94,23 @@ Result<> setup_vcpu(int vcpu_fd, const CpuModel& model, std::uint32_t id);
 /// Registers of the first vCPU, and the tables in guest memory that they point to.
 Result<> setup_boot_vcpu(int vcpu_fd, GuestMemory& memory, const EntryPoint& entry);
 
+/// What the vCPUs and the interrupt controllers were before the first instruction. Opaque.
+class ResetState {
+ public:
+  virtual ~ResetState() = default;
+};
+
+/// Reads it: after setup_vcpu() of each, before any has run.
+Result<std::unique_ptr<ResetState>> capture_reset_state(const KvmVm& vm,
+                                                        std::span<const int> vcpu_fds);
+/// Puts all of them back, but for the boot vCPU's registers: setup_boot_vcpu() is next. While no
+/// vCPU runs and no port or MMIO access is pending.
+Result<> restore_reset_state(const KvmVm& vm, std::span<const int> vcpu_fds,
+                             const ResetState& state);
+
+/// A non-maskable interrupt for vCPU `id`. Any thread.
+Result<> inject_nmi(const KvmVm& vm, std::uint32_t id);
+
 /// ACPI and SMBIOS tables; returns the address of the RSDP.
 Result<GuestAddress> write_platform_tables(GuestMemory& memory, const PlatformConfig& config);
 

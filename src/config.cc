@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/config.h"
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 
 #include <fmt/core.h>
@@ -8,6 +10,43 @@
 #include "src/base/fd_path.h"
 
 namespace vireo {
+
+namespace {
+
+struct DurationUnit {
+  std::string_view name;
+  std::uint64_t ns;
+};
+// From the longest down, so that the first one that divides gives the shortest text.
+constexpr std::array<DurationUnit, 5> kDurationUnits = {{{"h", 3'600'000'000'000},
+                                                         {"m", 60'000'000'000},
+                                                         {"s", 1'000'000'000},
+                                                         {"ms", 1'000'000},
+                                                         {"us", 1'000}}};
+
+}  // namespace
+
+std::optional<std::uint64_t> parse_duration(std::string_view text) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view suffix = text.substr(static_cast<std::size_t>(end - text.data()));
+  const auto* const unit = std::ranges::find(kDurationUnits, suffix, &DurationUnit::name);
+  std::uint64_t ns = 0;
+  if (error != std::errc() || unit == kDurationUnits.end() ||
+      __builtin_mul_overflow(number, unit->ns, &ns)) {
+    return std::nullopt;
+  }
+  return ns;
+}
+
+std::string format_duration(std::uint64_t ns) {
+  for (const DurationUnit& unit : kDurationUnits) {
+    if (ns % unit.ns == 0 && ns > 0) {
+      return fmt::format("{}{}", ns / unit.ns, unit.name);
+    }
+  }
+  return fmt::format("{}us", ns / 1000);
+}
 
 std::optional<std::uint64_t> parse_size(std::string_view text) {
   std::uint64_t number = 0;
@@ -69,6 +108,22 @@ Result<> validate(const Config& config) {
   if (config.serial.append && is_inherited(config.serial.path)) {
     return fail(ErrorCode::kConfig,
                 "serial.append: whoever opened the descriptor has chosen it already; remove it");
+  }
+  if (mode == SerialMode::kNull && config.ready.when == ReadyConfig::When::kSerial) {
+    return fail(ErrorCode::kConfig,
+                "ready.when: waits for text on the console, and serial.mode = \"null\" has none; "
+                "wait for a mark, or give the console another mode");
+  }
+  if (config.limits.cgroup.empty() && !config.limits.cgroup_files.empty()) {
+    return fail(ErrorCode::kConfig, fmt::format("limits.cgroup: missing; {} is set in one",
+                                                config.limits.cgroup_files.begin()->first));
+  }
+  const std::vector<std::vector<unsigned>>& affinity = config.limits.cpu_affinity;
+  if (affinity.size() > 1 && affinity.size() != config.machine.cpus) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("limits.cpu_affinity: {} lists for {} vCPUs; wants one for all, or one "
+                            "for each",
+                            affinity.size(), config.machine.cpus));
   }
   return {};
 }

@@ -16,9 +16,12 @@
 #include "devices/legacy/console.h"
 #include "src/base/error.h"
 #include "src/base/log.h"
+#include "src/limits.h"
 #include "src/memory/guest_memory.h"
 
 namespace vireo {
+
+enum class OnReboot : std::uint8_t { kExit, kRestart };
 
 struct MachineConfig {
   unsigned cpus = 1;
@@ -29,6 +32,7 @@ struct MachineConfig {
   bool prefault = false;
   std::optional<std::array<std::uint8_t, 16>> uuid;
   std::vector<std::string> cpu_features;
+  OnReboot on_reboot = OnReboot::kExit;
 };
 
 struct BootOptions {
@@ -41,8 +45,26 @@ struct BootOptions {
   std::string append;
 };
 
+/// What makes the VM ready.
+struct ReadyConfig {
+  enum class When : std::uint8_t {
+    kStarted,  ///< its first instruction
+    kSerial,   ///< `text` on the console
+    kMark,     ///< the byte `mark` on the mark port
+  };
+  When when = When::kStarted;
+  std::string text;
+  std::uint8_t mark = 0;
+  std::uint64_t timeout_ns = 30'000'000'000;
+};
+
+struct SandboxConfig {
+  bool enabled = true;
+};
+
 struct ProcessConfig {
   std::string pid_file;
+  std::string notify;  ///< fd:N, one byte when ready
   std::string timeline;
   std::string profile;
   bool boot_timer = false;
@@ -55,8 +77,13 @@ struct Config {
   MachineConfig machine;
   BootOptions boot;
   ConsoleConfig serial;
+  ReadyConfig ready;
   ProcessConfig process;
   LogConfig log;
+  SandboxConfig sandbox;
+  LimitsConfig limits;
+  std::string control_path;
+  std::string metrics_path;
 };
 
 /// Reads `path` (or fd:N) into `config`, over what is there. Errors: kMissingInput, kPermission,
@@ -83,5 +110,9 @@ arch::CpuTopology resolved_topology(const MachineConfig& machine);
 std::optional<std::uint64_t> parse_size(std::string_view text);
 /// The shortest text that parse_size() reads back.
 std::string format_size(std::uint64_t bytes);
+/// "250ms" in nanoseconds; a number with one of us, ms, s, m, h behind it.
+std::optional<std::uint64_t> parse_duration(std::string_view text);
+/// The shortest text that parse_duration() reads back; whole microseconds.
+std::string format_duration(std::uint64_t ns);
 
 }  // namespace vireo

@@ -2,6 +2,8 @@
 // The configuration file: TOML to keys and values, and back.
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <map>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -270,7 +272,7 @@ toml::table machine_table(const MachineConfig& machine) {
       {"cpu_features", features},
       {"transport", "auto"},
       {"io_threads", 0},
-      {"on_reboot", "exit"},
+      {"on_reboot", machine.on_reboot == OnReboot::kExit ? "exit" : "restart"},
       {"track_dirty", false},
   };
   if (machine.uuid) {
@@ -292,6 +294,76 @@ toml::table boot_table(const BootOptions& boot) {
   }
   if (boot.cmdline) {
     table.insert("cmdline", *boot.cmdline);
+  }
+  return table;
+}
+
+std::string ready_when(const ReadyConfig& ready) {
+  switch (ready.when) {
+    case ReadyConfig::When::kStarted:
+      return "started";
+    case ReadyConfig::When::kSerial:
+      return "serial:" + ready.text;
+    case ReadyConfig::When::kMark:
+      return fmt::format("mark:{}", ready.mark);
+  }
+  std::unreachable();
+}
+
+std::string cpu_list(const std::vector<unsigned>& cpus) {
+  std::string text;
+  for (std::size_t i = 0; i < cpus.size(); ++i) {
+    std::size_t last = i;
+    while (last + 1 < cpus.size() && cpus[last + 1] == cpus[last] + 1) {
+      ++last;
+    }
+    text += text.empty() ? "" : ",";
+    text += last == i ? fmt::format("{}", cpus[i]) : fmt::format("{}-{}", cpus[i], cpus[last]);
+    i = last;
+  }
+  return text;
+}
+
+/// Numbers of cgroup files as their keys have them.
+void add_cgroup_limits(toml::table& table, const std::map<std::string, std::string>& files) {
+  for (const auto& [file, value] : files) {
+    std::uint64_t number = 0;
+    std::from_chars(value.data(), value.data() + value.size(), number);
+    if (file == "memory.max") {
+      table.insert("memory_max", format_size(number));
+    } else if (file == "cpu.max") {
+      table.insert("cpu_quota", fmt::format("{}%", number / 1000));
+    } else if (file == "io.max") {
+      table.insert("io_max", value);
+    } else {
+      table.insert(file == "cpu.weight" ? "cpu_weight" : "pids_max",
+                   static_cast<std::int64_t>(number));
+    }
+  }
+}
+
+toml::table limits_table(const LimitsConfig& limits) {
+  toml::table table{{"core_scheduling", limits.core_scheduling}};
+  toml::array affinity;
+  for (const std::vector<unsigned>& cpus : limits.cpu_affinity) {
+    affinity.push_back(cpu_list(cpus));
+  }
+  if (!affinity.empty()) {
+    table.insert("cpu_affinity", affinity);
+  }
+  if (!limits.cgroup.empty()) {
+    table.insert("cgroup", limits.cgroup);
+  }
+  add_cgroup_limits(table, limits.cgroup_files);
+  toml::table rlimits;
+  const auto text = [](std::uint64_t limit) {
+    return limit == ~std::uint64_t{0} ? std::string("unlimited") : fmt::format("{}", limit);
+  };
+  for (const auto& [name, limit] : limits.rlimits) {
+    rlimits.insert(name, fmt::format("{}:{}", text(limit.soft), text(limit.hard)));
+  }
+  if (!rlimits.empty()) {
+    table.insert("rlimits", rlimits);
   }
   return table;
 }
@@ -337,6 +409,7 @@ std::string to_toml(const Config& config) {
   };
   add(serial, "path", config.serial.path);
   add(process, "pid_file", config.process.pid_file);
+  add(process, "notify", config.process.notify);
   add(process, "timeline", config.process.timeline);
   add(process, "profile", config.process.profile);
   add(log, "file", config.log.file);
@@ -345,7 +418,16 @@ std::string to_toml(const Config& config) {
                    {"serial", serial},
                    {"process", process},
                    {"log", log},
-                   {"ready", toml::table{{"when", "started"}}}};
+                   {"ready", toml::table{{"when", ready_when(config.ready)},
+                                         {"timeout", format_duration(config.ready.timeout_ns)}}},
+                   {"sandbox", toml::table{{"enabled", config.sandbox.enabled}}},
+                   {"limits", limits_table(config.limits)}};
+  if (!config.control_path.empty()) {
+    root.insert("control", toml::table{{"path", config.control_path}});
+  }
+  if (!config.metrics_path.empty()) {
+    root.insert("metrics", toml::table{{"path", config.metrics_path}});
+  }
   add(root, "name", config.name);
   add(root, "namespace", config.namespace_label);
   if (!labels.empty()) {

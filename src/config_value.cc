@@ -109,8 +109,14 @@ Result<bool> ConfigValue::boolean() const {
     return *typed;
   }
   const auto* const option = std::get_if<OptionText>(&content_);
-  if (option != nullptr && (option->text == "true" || option->text == "false")) {
-    return option->text == "true";
+  if (option != nullptr) {
+    if (option->text == "on" || option->text == "true") {
+      return true;
+    }
+    if (option->text == "off" || option->text == "false") {
+      return false;
+    }
+    return wrong(fmt::format("{} is not one of on, off", quoted(option->text)));
   }
   return wrong("wants true or false");
 }
@@ -151,6 +157,20 @@ Result<std::uint64_t> ConfigValue::size() const {
   return *bytes;
 }
 
+Result<std::uint64_t> ConfigValue::duration() const {
+  constexpr std::string_view kHint = "wants a duration with its unit, such as \"250ms\" or \"30s\"";
+  if (!std::holds_alternative<std::string>(content_) &&
+      !std::holds_alternative<OptionText>(content_)) {
+    return wrong(kHint);
+  }
+  TRY_ASSIGN(const std::string text, string());
+  const std::optional<std::uint64_t> ns = parse_duration(text);
+  if (!ns) {
+    return wrong(fmt::format("{}: {}", quoted(text), kHint));
+  }
+  return *ns;
+}
+
 Result<std::string> ConfigValue::path() const {
   TRY_ASSIGN(std::string text, string());
   if (text.empty()) {
@@ -185,6 +205,15 @@ Result<ConfigValue::Texts> ConfigValue::texts() const {
     return wrong("holds a NUL byte");
   }
   return *list;
+}
+
+Result<ConfigValue::Texts> ConfigValue::text_or_texts() const {
+  if (std::holds_alternative<std::string>(content_) ||
+      std::holds_alternative<OptionText>(content_)) {
+    TRY_ASSIGN(std::string text, string());
+    return Texts{std::move(text)};
+  }
+  return texts();
 }
 
 Result<ConfigValue::TextTable> ConfigValue::text_table() const {

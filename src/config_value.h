@@ -41,15 +41,20 @@ class ConfigValue {
 
   /// Text in UTF-8 without NUL bytes.
   Result<std::string> string() const;
+  /// true or false; as an option also on and off.
   Result<bool> boolean() const;
   Result<std::int64_t> integer(std::int64_t low, std::int64_t high) const;
   /// "512M" in bytes.
   Result<std::uint64_t> size() const;
+  /// "250ms" in nanoseconds.
+  Result<std::uint64_t> duration() const;
   /// A path, or an inherited descriptor (src/base/fd_path.h); never empty.
   Result<std::string> path() const;
   /// One of a few words; the index of the word.
   Result<std::size_t> word(std::initializer_list<std::string_view> words) const;
   Result<Texts> texts() const;
+  /// A list, or one text as a list of one.
+  Result<Texts> text_or_texts() const;
   Result<TextTable> text_table() const;
 
  private:

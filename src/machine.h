@@ -2,40 +2,50 @@
 // The virtual machine: owns all parts. Reading build() from top to bottom is the boot order.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "arch/arch.h"
 #include "boot/boot.h"
-#include "devices/legacy/acpi_pm.h"
-#include "devices/legacy/boot_timer.h"
-#include "devices/legacy/cmos.h"
-#include "devices/legacy/console.h"
-#include "devices/legacy/i8042.h"
-#include "devices/legacy/machine_events.h"
-#include "devices/legacy/mark_port.h"
-#include "devices/legacy/pvpanic.h"
-#include "devices/legacy/serial_16550.h"
 #include "src/bus/bus.h"
 #include "src/config.h"
+#include "src/device_set.h"
+#include "src/events.h"
 #include "src/io/reactor.h"
 #include "src/io/signals.h"
 #include "src/kvm/vcpu.h"
 #include "src/kvm/vm.h"
+#include "src/limits.h"
 #include "src/memory/guest_memory.h"
+#include "src/metrics.h"
 #include "src/pid_file.h"
 #include "src/profile.h"
+#include "src/ready_text.h"
 #include "src/report_file.h"
+#include "src/sandbox.h"
+#include "src/supervisor.h"
 #include "src/timeline.h"
 
 namespace vireo {
 
-class Machine final : MachineEvents, VcpuObserver, ConsoleListener {
+/// What the machine does at this moment.
+enum class MachineState : std::uint8_t { kStarting, kRunning, kPausing, kPaused, kStopping };
+/// "running" and so on, as status and events have it.
+std::string_view name_of(MachineState state);
+
+class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextListener {
  public:
+  static constexpr std::uint64_t kStopTimeoutNs = 10'000'000'000;
+
   /// Builds the whole machine, up to a guest that would run. `config` and `timeline` outlive it.
   /// Main thread, while it is the only one.
   static Result<std::unique_ptr<Machine>> build(const Config& config, Timeline& timeline);
@@ -43,8 +53,47 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener {
   Machine& operator=(const Machine&) = delete;
   ~Machine() override;
 
+  /// From here on nothing is opened and nothing executed: the inputs are closed, the buses fixed,
+  /// the sandbox entered. The caller's own names are removed later in `further_directories`. Once,
+  /// main thread, while it is the only one.
+  Result<> seal(std::span<const int> further_directories);
   /// Runs the guest until it ends, and returns the process's exit status.
   Result<int> run();
+  /// Runs on the main thread when the guest has ended and its end was published.
+  void at_end(std::function<void()> listener) { end_listener_ = std::move(listener); }
+
+  // What the control socket asks for; all on the reactor's thread.
+
+  /// Stops every vCPU between two instructions; `done` runs when they stand, or at once where they
+  /// do. The machine's end drops it.
+  void pause(std::function<void()> done);
+  /// False where it is not paused.
+  bool resume();
+  /// The guest's power button, and an orderly end of the process when it has not shut down after
+  /// `timeout_ns`. A second call does not wait for the guest.
+  void stop(std::uint64_t timeout_ns);
+  /// The end, without asking the guest.
+  void kill();
+  /// False where the guest has not enabled its keyboard.
+  bool send_ctrl_alt_del() { return devices_->send_ctrl_alt_del(); }
+  /// A non-maskable interrupt for every vCPU.
+  Result<> inject_nmi();
+
+  /// What the machine counts; with a control socket or metrics.path only.
+  std::vector<Metric> metrics() const;
+
+  MachineState state() const { return state_; }
+  bool ready() const { return ready_; }
+  std::uint32_t restarts() const { return restarts_; }
+  const Config& config() const { return config_; }
+  const Timeline& timeline() const { return timeline_; }
+  const GuestMemory& memory() const { return *memory_; }
+  const std::vector<std::unique_ptr<Vcpu>>& vcpus() const { return vcpus_; }
+  const KvmStats& kvm_stats() const { return vm_stats_; }
+  DeviceSet& devices() { return *devices_; }
+  Reactor& reactor() { return *reactor_; }
+  Events& events() { return events_; }
+  Supervisor& supervisor() { return *supervisor_; }
 
  private:
   /// How the machine ended; the first reason counts.
@@ -56,67 +105,99 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener {
     kCrash,
     kHostMemory,
     kStopped,
+    kNotReady,
+    kFailed,  // failure_ says what of ours
   };
 
-  Machine(const Config& config, Timeline& timeline) : config_(config), timeline_(timeline) {}
+  Machine(const Config& config, Timeline& timeline);
 
   Result<> open_inputs();
   Result<> create_vm();
   Result<> create_devices();
   Result<> load_guest();
   Result<> create_vcpus();
-  Result<> seal();
+  bool counts_exits() const;
+  Result<EntryPoint> write_tables();
+  Result<> setup_boot_vcpu(const EntryPoint& entry);
+  SandboxPaths sandbox_paths(std::span<const int> further) const;
+  Result<> start_vcpus();
 
+  void set_state(MachineState state);
+  void saw_readiness();
+  void become_ready();
+  void on_ready_timeout();
+  void on_vcpu_paused();
+  void on_reset();
+  Result<> restart();
   void stop_vcpus();
   void on_signal(int signal);
-  void request_power_off();
   void give_up_waiting();
   void end(End how);
+  void announce_end();
   int exit_status();
   Result<> write_reports();
+  Result<> write_metrics();
 
   // MachineEvents, on vCPU threads.
   void power_off() override { end(End::kPowerOff); }
-  void reset() override { end(End::kReset); }
+  void reset() override;
   void panicked() override { end(End::kPanic); }
   void mark(std::uint8_t number) override;
   // VcpuObserver, on vCPU threads.
+  Result<> vcpu_thread_begins(unsigned index) override;
   void vcpu_first_entry(unsigned index) override;
+  void vcpu_paused(unsigned index) override;
   void vcpu_ended(unsigned index, VcpuEnd how, const std::string& what) override;
   // ConsoleListener, on the reactor.
   void console_quit() override { end(End::kStopped); }
+  // ReadyTextListener, on vCPU threads.
+  void ready_text_seen() override { saw_readiness(); }
 
   const Config& config_;
   Timeline& timeline_;
+  Events events_;
+  Limits limits_;
   PidFile pid_file_;
   std::optional<ReportFile> timeline_file_;
   std::optional<ReportFile> profile_file_;
+  std::optional<ReportFile> metrics_file_;
+  std::optional<Error> failure_;  // of End::kFailed
+
   std::atomic<End> end_ = End::kNone;
   std::atomic<std::uint32_t> phase_ = 0;  // guest marks so far
+  std::atomic<bool> ready_seen_ = false;  // what makes it ready has happened
+  // Of the reactor's thread.
+  MachineState state_ = MachineState::kStarting;
+  bool ready_ = false;
   bool stop_requested_ = false;
+  bool restarting_ = false;
+  std::uint64_t stop_timeout_ns_ = kStopTimeoutNs;
+  std::uint32_t restarts_ = 0;
+  std::vector<std::function<void()>> pause_waiters_;
+  std::function<void()> end_listener_;
+  std::vector<std::uint32_t> cpu_ids_;
+  std::vector<int> vcpu_fds_;
+  std::array<std::uint8_t, 16> uuid_ = {};
 
   // Destroyed from the last to the first: vCPU threads touch devices and memory, devices use the
   // reactor and KVM, KVM maps the memory.
   std::unique_ptr<GuestBoot> boot_;
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<KvmVm> vm_;
+  KvmStats vm_stats_;
+  UniqueFd statm_;  // /proc/self/statm, where there is one
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<SignalWatch> signals_;
+  std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<Timer> stop_timer_;
-  std::unique_ptr<Interrupt> serial_line_;
-  std::unique_ptr<Interrupt> keyboard_line_;
-  std::unique_ptr<Interrupt> event_line_;
-  std::unique_ptr<Console> console_;
-  std::unique_ptr<Profile> profile_;  // none unless asked for
-  std::unique_ptr<Serial16550> serial_;
-  std::unique_ptr<I8042> i8042_;
-  std::unique_ptr<Cmos> cmos_;
-  std::unique_ptr<Pvpanic> pvpanic_;
-  std::unique_ptr<MarkPort> mark_port_;
-  std::unique_ptr<AcpiPm> acpi_pm_;
-  std::unique_ptr<BootTimer> boot_timer_;
-  Bus ports_;
-  Bus mmio_;
+  std::unique_ptr<Timer> ready_timer_;
+  Task ready_task_;
+  Task paused_task_;
+  Task reset_task_;
+  std::unique_ptr<DeviceSet> devices_;
+  std::unique_ptr<ReadyText> ready_text_;          // none unless text makes the VM ready
+  std::unique_ptr<Profile> profile_;               // none unless asked for
+  std::unique_ptr<arch::ResetState> reset_state_;  // none unless the machine can restart
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 

@@ -71,6 +71,7 @@ void limit_thread_stacks() {
 Result<int> run_machine(const Config& config, Timeline& timeline) {
   TRY(open_log(config.log));
   TRY_ASSIGN(const std::unique_ptr<Machine> machine, Machine::build(config, timeline));
+  TRY(machine->seal({}));
   return machine->run();
 }
 

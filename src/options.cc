@@ -34,8 +34,8 @@ constexpr std::string_view kFooter = R"(Examples:
   vireo run web.toml --memory 1G --append quiet --timeline boot.json
 
 Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,
-machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, boot.cache, boot.unpack,
-boot.kaslr.)";
+machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, machine.on_reboot,
+boot.cache, boot.unpack, boot.kaslr, ready.timeout, limits.)";
 
 /// An option whose text goes to a key of the configuration.
 struct ValueOption {
@@ -53,6 +53,12 @@ constexpr auto kValueOptions = std::to_array<ValueOption>({
     {"--append", "boot.append", "TEXT", "added to the kernel command line"},
     {"--cpus", "machine.cpus", "N", "virtual processors, 1-64 [1]"},
     {"--memory", "machine.memory", "SIZE", "guest memory, 32M-1T [512M]"},
+    {"--control", "control.path", "PATH", "listens here for vireo ctl and other HTTP clients"},
+    {"--ready", "ready.when", "WHEN",
+     "started, serial:TEXT or mark:N makes the VM ready [started]"},
+    {"--notify", "process.notify", "fd:N", "gets one byte when the VM is ready"},
+    {"--metrics", "metrics.path", "FILE", "written on SIGUSR1 and at the end, JSON"},
+    {"--sandbox", "sandbox.enabled", "on|off", "confines the process before the guest runs [on]"},
     {"--pid-file", "process.pid_file", "PATH", "holds the process id while the VM runs"},
     {"--timeline", "process.timeline", "FILE", "writes the boot timeline, JSON"},
     {"--profile", "process.profile", "FILE", "counts and times every kind of exit, JSON"},
@@ -62,9 +68,8 @@ constexpr auto kValueOptions = std::to_array<ValueOption>({
 });
 
 /// Options of the interface that later versions will have: known, and refused by name.
-constexpr std::array kLaterOptions = {
-    "--disk",    "--volume", "--net",   "--vsock", "--fs",      "--balloon",    "--rng",
-    "--control", "--notify", "--ready", "--netns", "--sandbox", "--allow-path", "--metrics"};
+constexpr std::array kLaterOptions = {"--disk",    "--volume", "--net",   "--vsock",     "--fs",
+                                      "--balloon", "--rng",    "--netns", "--allow-path"};
 constexpr std::array<std::string_view, 9> kLaterCommands = {
     "restore", "serve", "doctor", "ctl", "fork", "exec", "shell", "cp", "snapshot"};
 

@@ -17,7 +17,6 @@
 #include "src/guest_steps.h"
 #include "src/kvm/kvm_stats.h"
 #include "src/kvm/vcpu.h"
-#include "src/kvm/vm.h"
 #include "src/memory/guest_memory.h"
 
 namespace vireo {
@@ -27,22 +26,19 @@ class Profile {
   /// All of them outlive this object; `console` is where the guest's text goes on to.
   Profile(const GuestMemory& memory, SerialOutput& console) : memory_(memory), steps_(console) {}
 
-  /// Opens KVM's counters of the VM. Main thread.
-  Result<> open(const KvmVm& vm) { return vm_stats_.open(vm.fd()); }
   /// What the serial port writes to.
   SerialOutput& serial_output() { return steps_; }
   /// The guest has marked a moment: a phase ends. Any thread.
   void end_phase();
 
   /// Everything as JSON, after the vCPUs have stopped.
-  Result<std::string> to_json(std::span<const std::unique_ptr<Vcpu>> vcpus, const Bus& ports,
-                              const Bus& mmio);
+  Result<std::string> to_json(std::span<const std::unique_ptr<Vcpu>> vcpus,
+                              const KvmStats& vm_stats, const Bus& ports, const Bus& mmio);
 
  private:
   static constexpr std::size_t kPhasesMax = 256;
 
   const GuestMemory& memory_;
-  KvmStats vm_stats_;
   GuestSteps steps_;
   std::mutex mutex_;
   std::vector<std::uint64_t> resident_pages_;  // at the end of each phase; under mutex_

@@ -25,6 +25,10 @@ class ReportFile {
   /// the path.
   static Result<ReportFile> open(const std::string& path, std::string_view key);
 
+  /// The directory in which the report is made and renamed; -1 where it is written to what is
+  /// there.
+  int directory() const { return name_.empty() ? -1 : file_.get(); }
+
   /// The whole report. Leaves the old file when it fails.
   Result<> write(std::string_view text) const;
 

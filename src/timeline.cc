@@ -34,6 +34,10 @@ void Timeline::record(Step step) {
   steps_.at(std::to_underlying(step)) = now();
 }
 
+bool Timeline::reached(Step step) const {
+  return steps_.at(std::to_underlying(step)).at_ns != 0;
+}
+
 void Timeline::record_mark(std::uint8_t number) {
   const std::size_t index = mark_count_.fetch_add(1, std::memory_order_relaxed);
   if (index >= kMarksMax) {

@@ -30,6 +30,8 @@ class Timeline {
   Timeline() { record(Step::kProcessStart); }
 
   void record(Step step);
+  /// Whether record() has been called with `step`. The thread that records it.
+  bool reached(Step step) const;
   /// A byte that the guest wrote to the mark port. The first kMarksMax marks are kept.
   void record_mark(std::uint8_t number);
 

@@ -7,6 +7,7 @@
 
 #include "arch/arch.h"
 #include "arch/x86_64/cpuid.h"
+#include "arch/x86_64/kvm_entries.h"
 #include "src/kvm/uapi.h"
 
 namespace vireo::arch {
@@ -19,21 +20,6 @@ constexpr std::uint32_t kMsrMtrrDefType = 0x2ff;
 constexpr std::uint64_t kMtrrEnableWriteBack = 1U << 11 | 6;
 
 constexpr std::uint32_t kMaxEntries = 1024;
-
-/// A header of KVM's with an array of entries behind it, as kvm_cpuid2 and kvm_msrs are.
-template <typename Header, typename Entry>
-class HeaderAndEntries {
- public:
-  explicit HeaderAndEntries(std::size_t entries)
-      : bytes_(sizeof(Header) + entries * sizeof(Entry)) {}
-  Header& header() { return *static_cast<Header*>(static_cast<void*>(bytes_.data())); }
-  Entry* entries() { return header().entries; }
-
- private:
-  std::vector<std::byte> bytes_;
-};
-using CpuidBuffer = HeaderAndEntries<kvm_cpuid2, kvm_cpuid_entry2>;
-using MsrBuffer = HeaderAndEntries<kvm_msrs, kvm_msr_entry>;
 
 class X86CpuModel final : public CpuModel {
  public:

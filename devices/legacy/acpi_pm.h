@@ -32,6 +32,8 @@ class AcpiPm final : public BusDevice {
 
   /// Makes `bits` pending in the event register and raises its interrupt.
   void notify(std::uint32_t bits);
+  /// As at power-on: no event is pending.
+  void reset() { pending_.store(0, std::memory_order_release); }
 
  private:
   Interrupt& interrupt_;

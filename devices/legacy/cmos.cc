@@ -32,6 +32,11 @@ std::uint8_t bcd(int value) {
 
 }  // namespace
 
+void Cmos::reset() {
+  const std::scoped_lock lock(mutex_);
+  index_ = 0;
+}
+
 void Cmos::read(std::uint64_t offset, std::span<std::byte> data) {
   const std::scoped_lock lock(mutex_);
   for (std::byte& byte : data) {

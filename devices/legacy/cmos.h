@@ -23,6 +23,8 @@ class Cmos final : public BusDevice {
 
   void read(std::uint64_t offset, std::span<std::byte> data) override;
   void write(std::uint64_t offset, std::span<const std::byte> data) override;
+  /// As at power-on; the clock goes on.
+  void reset();
 
  private:
   std::uint8_t read_register(std::uint8_t index) const;

@@ -69,7 +69,7 @@ void I8042::Port::write(std::uint64_t /*offset*/, std::span<const std::byte> dat
 
 bool I8042::send_ctrl_alt_del() {
   const std::scoped_lock lock(mutex_);
-  if (!self_tested_ || (config_ & kConfigKeyboardDisabled) != 0) {
+  if (!state_.self_tested || (state_.config & kConfigKeyboardDisabled) != 0) {
     return false;
   }
   // Scan code set 1, which the controller translates to by default: left ctrl, left alt, delete.
@@ -80,44 +80,49 @@ bool I8042::send_ctrl_alt_del() {
   return true;
 }
 
+void I8042::reset() {
+  const std::scoped_lock lock(mutex_);
+  state_ = State();
+}
+
 std::uint8_t I8042::status() {
   std::uint8_t value = kStatusUnlocked;
-  if (!output_.empty()) {
+  if (!state_.output.empty()) {
     value |= kStatusOutputFull;
   }
-  if (self_tested_) {
+  if (state_.self_tested) {
     value |= kStatusSystemFlag;
   }
   return value;
 }
 
 std::uint8_t I8042::read_data() {
-  if (output_.empty()) {
+  if (state_.output.empty()) {
     return 0;
   }
-  const std::uint8_t value = output_.front();
-  output_.pop_front();
-  if (!output_.empty() && (config_ & kConfigKeyboardInterrupt) != 0) {
+  const std::uint8_t value = state_.output.front();
+  state_.output.pop_front();
+  if (!state_.output.empty() && (state_.config & kConfigKeyboardInterrupt) != 0) {
     interrupt_.raise();  // one edge for each byte, as the chip does
   }
   return value;
 }
 
 void I8042::write_command(std::uint8_t value) {
-  expecting_ = 0;
+  state_.expecting = 0;
   switch (value) {
     case kCommandReadConfig:
-      answer(config_);
+      answer(state_.config);
       break;
     case kCommandWriteConfig:
     case kCommandWriteOutput:
     case kCommandWriteAuxOutput:
     case kCommandWriteAux:
-      expecting_ = value;
+      state_.expecting = value;
       break;
     case kCommandSelfTest:
-      output_.clear();
-      self_tested_ = true;
+      state_.output.clear();
+      state_.self_tested = true;
       answer(kSelfTestPassed);
       break;
     case kCommandKeyboardTest:
@@ -127,10 +132,10 @@ void I8042::write_command(std::uint8_t value) {
       answer(kPortTestClockLow);
       break;
     case kCommandKeyboardDisable:
-      config_ |= kConfigKeyboardDisabled;
+      state_.config |= kConfigKeyboardDisabled;
       break;
     case kCommandKeyboardEnable:
-      config_ &= static_cast<std::uint8_t>(~kConfigKeyboardDisabled);
+      state_.config &= static_cast<std::uint8_t>(~kConfigKeyboardDisabled);
       break;
     case kCommandAuxDisable:
     default:
@@ -139,11 +144,11 @@ void I8042::write_command(std::uint8_t value) {
 }
 
 void I8042::write_data(std::uint8_t value) {
-  const std::uint8_t command = expecting_;
-  expecting_ = 0;
+  const std::uint8_t command = state_.expecting;
+  state_.expecting = 0;
   switch (command) {
     case kCommandWriteConfig:
-      config_ = value;
+      state_.config = value;
       break;
     case kCommandWriteOutput:
       answer(value);
@@ -158,8 +163,8 @@ void I8042::write_data(std::uint8_t value) {
 }
 
 void I8042::keyboard_command(std::uint8_t value) {
-  if (keyboard_argument_) {
-    keyboard_argument_ = false;
+  if (state_.keyboard_argument) {
+    state_.keyboard_argument = false;
     answer(kAcknowledge);
     return;
   }
@@ -175,7 +180,7 @@ void I8042::keyboard_command(std::uint8_t value) {
     case kKeyboardSetLeds:
     case kKeyboardScancodeSet:
     case kKeyboardSetRate:
-      keyboard_argument_ = true;
+      state_.keyboard_argument = true;
       break;
     default:
       break;
@@ -183,11 +188,11 @@ void I8042::keyboard_command(std::uint8_t value) {
 }
 
 void I8042::answer(std::uint8_t value) {
-  if (output_.size() >= kMaxOutput) {
+  if (state_.output.size() >= kMaxOutput) {
     return;  // a guest that never reads costs no more than this
   }
-  output_.push_back(value);
-  if (output_.size() == 1 && (config_ & kConfigKeyboardInterrupt) != 0) {
+  state_.output.push_back(value);
+  if (state_.output.size() == 1 && (state_.config & kConfigKeyboardInterrupt) != 0) {
     interrupt_.raise();
   }
 }

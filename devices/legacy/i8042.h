@@ -30,6 +30,9 @@ class I8042 {
   /// the guest has not enabled its keyboard.
   bool send_ctrl_alt_del();
 
+  /// As at power-on.
+  void reset();
+
  private:
   class Port final : public BusDevice {
    public:
@@ -54,12 +57,16 @@ class I8042 {
   Port data_port_{*this, false};
   Port command_port_{*this, true};
 
+  /// All that a guest can change.
+  struct State {
+    std::deque<std::uint8_t> output;  // bytes for the guest, at most kMaxOutput
+    std::uint8_t config = 0x01;       // the command byte: keyboard interrupt on
+    std::uint8_t expecting = 0;       // the controller command whose data byte comes next, or 0
+    bool keyboard_argument = false;   // the keyboard takes one more byte of its last command
+    bool self_tested = false;
+  };
   std::mutex mutex_;
-  std::deque<std::uint8_t> output_;  // bytes for the guest, at most kMaxOutput
-  std::uint8_t config_ = 0x01;       // the command byte: keyboard interrupt on
-  std::uint8_t expecting_ = 0;       // the controller command whose data byte comes next, or 0
-  bool keyboard_argument_ = false;   // the keyboard takes one more byte of its last command
-  bool self_tested_ = false;
+  State state_;
 };
 
 }  // namespace vireo

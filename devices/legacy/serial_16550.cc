@@ -49,6 +49,14 @@ void Serial16550::write(std::uint64_t offset, std::span<const std::byte> data) {
   }
 }
 
+void Serial16550::reset() {
+  {
+    const std::scoped_lock lock(mutex_);
+    state_ = State();
+  }
+  output_.receiver_empty();
+}
+
 std::size_t Serial16550::receive(std::span<const std::byte> bytes) {
   const std::scoped_lock lock(mutex_);
   if (loopback()) {

@@ -41,6 +41,9 @@ class Serial16550 final : public BusDevice {
   /// Puts bytes for the guest into the receive FIFO; returns how many it took.
   std::size_t receive(std::span<const std::byte> bytes);
 
+  /// As at power-on; what was received and not read is gone.
+  void reset();
+
  private:
   /// All that a guest can see: plain numbers.
   struct State {

@@ -19,6 +19,7 @@ std::uint64_t hash(std::uint32_t phase, std::uint32_t reason, bool write, std::u
 
 void ExitStats::add(std::uint32_t phase, std::uint32_t reason, bool write, std::uint64_t detail,
                     std::uint64_t handling_ns) {
+  const std::scoped_lock lock(mutex_);
   // The last quarter stays free, which bounds the probing and leaves room for the summed records.
   if (used_ >= kSlots * 3 / 4) {
     const bool known = std::ranges::any_of(table_, [&](const ExitRecord& record) {
@@ -46,6 +47,7 @@ void ExitStats::add(std::uint32_t phase, std::uint32_t reason, bool write, std::
 }
 
 std::vector<ExitRecord> ExitStats::records() const {
+  const std::scoped_lock lock(mutex_);
   std::vector<ExitRecord> records;
   std::ranges::copy_if(table_, std::back_inserter(records),
                        [](const ExitRecord& record) { return record.count > 0; });

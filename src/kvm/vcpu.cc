@@ -62,7 +62,7 @@ Result<std::unique_ptr<Vcpu>> Vcpu::create(const KvmVm& vm, unsigned index, std:
   TRY_ASSIGN(vcpu->run_area_, Mapping::create(vm.run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                                               0, "mapping kvm_run"));
   vcpu->run_ = static_cast<kvm_run*>(static_cast<void*>(vcpu->run_area_.data()));
-  if (context.profile) {
+  if (context.count_exits) {
     vcpu->stats_ = std::make_unique<ExitStats>();
     TRY(vcpu->kvm_stats_.open(fd));
   }
@@ -83,6 +83,15 @@ Result<> Vcpu::start() {
   return {};
 }
 
+Result<> Vcpu::wait_started() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return begun_; });
+  if (begin_error_) {
+    return std::unexpected(*begin_error_);
+  }
+  return {};
+}
+
 void Vcpu::resume() {
   const std::scoped_lock lock(mutex_);
   if (wanted_ == State::kPaused) {
@@ -98,6 +107,11 @@ void Vcpu::pause() {
 void Vcpu::wait_paused() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return state_ != State::kRunning; });
+}
+
+bool Vcpu::is_paused() {
+  const std::scoped_lock lock(mutex_);
+  return state_ != State::kRunning;
 }
 
 void Vcpu::stop() {
@@ -126,13 +140,25 @@ void Vcpu::kick(State wanted) {
 void Vcpu::thread_main() {
   const std::string name = fmt::format("vireo-vcpu{}", index_);
   ::pthread_setname_np(::pthread_self(), name.c_str());
+  {
+    Result<> begun = context_.observer.vcpu_thread_begins(index_);
+    const std::scoped_lock lock(mutex_);
+    begun_ = true;
+    if (!begun) {
+      begin_error_ = std::move(begun).error();
+    }
+    changed_.notify_all();
+  }
   while (wait_for_work()) {
     run_until_wanted();
     complete_pending_access();
   }
-  const std::scoped_lock lock(mutex_);
-  state_ = State::kFinished;
-  changed_.notify_all();
+  {
+    const std::scoped_lock lock(mutex_);
+    state_ = State::kFinished;
+    changed_.notify_all();
+  }
+  context_.observer.vcpu_paused(index_);
 }
 
 /// Waits in the paused state; false when the thread shall end.
@@ -140,6 +166,9 @@ bool Vcpu::wait_for_work() {
   std::unique_lock lock(mutex_);
   state_ = State::kPaused;
   changed_.notify_all();
+  lock.unlock();
+  context_.observer.vcpu_paused(index_);
+  lock.lock();
   changed_.wait(lock, [this] { return wanted_ != State::kPaused; });
   if (wanted_ == State::kFinished) {
     return false;

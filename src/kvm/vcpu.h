@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -40,8 +41,12 @@ enum class VcpuEnd : std::uint8_t {
 class VcpuObserver {
  public:
   virtual ~VcpuObserver() = default;
+  /// The first thing on each vCPU's thread: its processors, its sandbox. An error is start()'s.
+  virtual Result<> vcpu_thread_begins(unsigned index) = 0;
   /// Just before the guest's first instruction. On the vCPU's thread.
   virtual void vcpu_first_entry(unsigned index) = 0;
+  /// The vCPU stands in the paused state, or has finished. On the vCPU's thread.
+  virtual void vcpu_paused(unsigned index) = 0;
   /// The vCPU has finished; `what` is one line for people. On the vCPU's thread.
   virtual void vcpu_ended(unsigned index, VcpuEnd end, const std::string& what) = 0;
 };
@@ -53,7 +58,8 @@ struct VcpuContext {
   VcpuObserver& observer;
   /// Guest marks so far: the phase under which the exit profile counts.
   const std::atomic<std::uint32_t>& phase;
-  bool profile = false;
+  /// Count exits and their time.
+  bool count_exits = false;
 };
 
 class Vcpu {
@@ -71,18 +77,22 @@ class Vcpu {
 
   /// Makes the thread, paused. Main thread, once.
   Result<> start();
+  /// Waits until the thread has begun; its observer's error, if it had one.
+  Result<> wait_started();
   void resume();
   /// Asks for the paused state; wait_paused() blocks until it is reached (or the vCPU finished).
   /// By then no PIO or MMIO access is pending in KVM, as saving the registers needs. Any thread but
   /// this vCPU's.
   void pause();
   void wait_paused();
+  /// Whether it stands still: paused, or finished. Any thread.
+  bool is_paused();
   /// Ends and joins the thread. Any thread but this vCPU's.
   void stop();
 
-  /// The exit profile, or nullptr; to be read once stopped.
+  /// What its exits cost, or nullptr where they are not counted. Any thread.
   const ExitStats* exit_stats() const { return stats_.get(); }
-  /// KVM's own counters of this vCPU; only with a profile.
+  /// KVM's own counters of this vCPU; only where exits are counted.
   const KvmStats& kvm_stats() const { return kvm_stats_; }
 
  private:
@@ -111,7 +121,9 @@ class Vcpu {
   std::unique_ptr<ExitStats> stats_;
   KvmStats kvm_stats_;
   std::thread thread_;
-  bool entered_ = false;  // this thread only
+  bool entered_ = false;              // this thread only
+  std::optional<Error> begin_error_;  // the observer's; under mutex_
+  bool begun_ = false;                // under mutex_
 
   // wanted_ is what others ask for, state_ what is; both change under mutex_, wanted_ is also
   // looked at without it after each exit.

@@ -109,6 +109,14 @@ std::unique_ptr<Interrupt> KvmVm::create_line_interrupt(std::uint32_t gsi) {
   return std::make_unique<LineInterrupt>(vm_.get(), gsi);
 }
 
+Result<> KvmVm::signal_msi(std::uint64_t address, std::uint32_t data) const {
+  const kvm_msi message = {.address_lo = static_cast<std::uint32_t>(address),
+                           .address_hi = static_cast<std::uint32_t>(address >> 32),
+                           .data = data};
+  TRY(try_ioctl(vm_.get(), KVM_SIGNAL_MSI, &message, "KVM_SIGNAL_MSI"));
+  return {};
+}
+
 int KvmVm::check_extension(int capability) const {
   return ::ioctl(vm_.get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
 }

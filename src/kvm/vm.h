@@ -40,6 +40,9 @@ class KvmVm {
   /// KVM's).
   std::unique_ptr<Interrupt> create_line_interrupt(std::uint32_t gsi);
 
+  /// Sends a message-signalled interrupt (KVM_SIGNAL_MSI). Any thread.
+  Result<> signal_msi(std::uint64_t address, std::uint32_t data) const;
+
   /// The VM descriptor and the one of /dev/kvm; owned by this object.
   int fd() const { return vm_.get(); }
   int kvm_fd() const { return kvm_.get(); }

@@ -102,6 +102,8 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const GuestRa
                                                          const GuestMemoryConfig& config) {
   auto memory = std::unique_ptr<GuestMemory>(new GuestMemory());
   const std::optional<HugeTlb> hugetlb = hugetlb_of(config.huge_pages);
+  memory->keeps_pages_ = hugetlb.has_value() || config.prefault;
+  memory->shared_ = config.shared;
   for (const GuestRange& range : ranges) {
     if (hugetlb && range.size() % hugetlb->page_size != 0) {
       return fail(ErrorCode::kConfig,
@@ -135,6 +137,18 @@ std::unique_ptr<GuestMemory> GuestMemory::adopt(GuestAddress start, std::span<st
   CHECK(range.has_value());
   memory->regions_.push_back({*range, host});
   return memory;
+}
+
+Result<> GuestMemory::clear() {
+  for (const Region& region : regions_) {
+    if (keeps_pages_) {
+      std::ranges::fill(region.host, std::byte{0});
+    } else if (::madvise(region.host.data(), region.host.size(),
+                         shared_ ? MADV_REMOVE : MADV_DONTNEED) < 0) {
+      return fail_errno(errno, "clearing guest memory");
+    }
+  }
+  return {};
 }
 
 std::uint64_t GuestMemory::size() const {

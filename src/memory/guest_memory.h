@@ -80,6 +80,10 @@ class GuestMemory {
     return value;
   }
 
+  /// Makes all of it read as zeros again, and gives its pages back where they are not reserved
+  /// ones (huge pages, prefaulted). While nothing uses it.
+  Result<> clear();
+
   /// Pages of 4 KiB that are present, counted by mincore(2): what the guest or its loader has
   /// touched, in the host's page size. Walks all of memory. Any thread.
   std::uint64_t resident_pages() const;
@@ -93,6 +97,8 @@ class GuestMemory {
 
   std::vector<Mapping> mappings_;
   std::vector<Region> regions_;
+  bool keeps_pages_ = false;  // those that it has were hard to get
+  bool shared_ = false;
 };
 
 }  // namespace vireo

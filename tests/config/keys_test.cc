@@ -119,7 +119,137 @@ std::vector<Row> general_rows() {
                      [](const Config& c) { return c.log.format == LogFormat::kJson; }}},
        .refused = {{R"("xml")", "text, json"}, {"true", kText}}},
       path_row("log.file", [](const Config& c) { return c.log.file; }),
-      fixed_row("ready.when", R"("started")", R"("agent")"),
+      path_row("control.path", [](const Config& c) { return c.control_path; }),
+      path_row("metrics.path", [](const Config& c) { return c.metrics_path; }),
+      flag_row("sandbox.enabled", [](const Config& c) { return c.sandbox.enabled; }),
+      {.key = "process.notify",
+       .accepted = {{R"("fd:5")", [](const Config& c) { return c.process.notify == "fd:5"; }},
+                    {R"("fd:up")", [](const Config& c) { return c.process.notify == "fd:up"; }}},
+       .refused = {{R"("/run/up")", "wants an inherited descriptor"},
+                   {R"("")", "wants a path"},
+                   {"5", kText}}},
+  };
+}
+
+std::vector<Row> ready_rows() {
+  using When = ReadyConfig::When;
+  constexpr const char* kWhen = "wants started, serial:TEXT, or mark:N";
+  constexpr const char* kDuration = "wants a duration";
+  const auto mark = [](int number) {
+    return
+        [number](const Config& c) { return c.ready.when == When::kMark && c.ready.mark == number; };
+  };
+  const auto lasts = [](std::uint64_t us) {
+    return [us](const Config& c) { return c.ready.timeout_ns == us * 1000; };
+  };
+  return {
+      {.key = "ready.when",
+       .accepted = {{R"("started")",
+                     [](const Config& c) { return c.ready.when == When::kStarted; }},
+                    {R"("serial:login: ")",
+                     [](const Config& c) {
+                       return c.ready.when == When::kSerial && c.ready.text == "login: ";
+                     }},
+                    {R"("mark:0")", mark(0)},
+                    {R"("mark:255")", mark(255)}},
+       .refused = {{R"("agent")", "not yet supported"},
+                   {R"("serial:")", kWhen},
+                   {R"("mark:")", kWhen},
+                   {R"("mark:256")", kWhen},
+                   {R"("mark:-1")", kWhen},
+                   {R"("mark:1x")", kWhen},
+                   {R"("")", kWhen},
+                   {"true", kText}}},
+      {.key = "ready.timeout",
+       .accepted = {{R"("250ms")", lasts(250'000)},
+                    {R"("7us")", lasts(7)},
+                    {R"("90s")", lasts(90'000'000)},
+                    {R"("2m")", lasts(120'000'000)},
+                    {R"("1h")", lasts(3'600'000'000)}},
+       .refused = {{R"("30")", kDuration},
+                   {R"("s")", kDuration},
+                   {R"("1.5s")", kDuration},
+                   {R"("-1s")", kDuration},
+                   {R"("0s")", "above 0"},
+                   {R"("99999999999999h")", kDuration},
+                   {"30", kDuration}}},
+  };
+}
+
+/// A key that writes one file of the cgroup.
+Row cgroup_row(const std::string& key, const std::string& file,
+               const std::vector<std::pair<std::string, std::string>>& accepted,
+               std::vector<Refused> refused) {
+  Row row = {.key = key, .accepted = {}, .refused = std::move(refused)};
+  for (const auto& [value, written] : accepted) {
+    row.accepted.push_back({value, [file, written](const Config& c) {
+                              return c.limits.cgroup_files.at(file) == written;
+                            }});
+  }
+  return row;
+}
+
+std::vector<Row> limits_rows() {
+  using Lists = std::vector<std::vector<unsigned>>;
+  const auto cpus = [](const Lists& lists) {
+    return [lists](const Config& c) { return c.limits.cpu_affinity == lists; };
+  };
+  const auto nofile = [](std::uint64_t soft, std::uint64_t hard) {
+    return [=](const Config& c) {
+      const ResourceLimit& limit = c.limits.rlimits.at("nofile");
+      return limit.soft == soft && limit.hard == hard;
+    };
+  };
+  constexpr const char* kCpus = "wants processors such as";
+  constexpr const char* kCgroup = "wants a cgroup such as";
+  constexpr const char* kLimit = "SOFT:HARD";
+  return {
+      {.key = "limits.cpu_affinity",
+       .accepted = {{R"("0-3,8")", cpus({{0, 1, 2, 3, 8}})},
+                    {R"("2,1,1-2")", cpus({{1, 2}})},
+                    {R"(["0", "1-2"])", cpus({{0}, {1, 2}})}},
+       .refused = {{R"("")", kCpus},
+                   {R"("3-1")", kCpus},
+                   {R"("1-")", kCpus},
+                   {R"("1,")", kCpus},
+                   {R"("1024")", kCpus},
+                   {R"(["0", "x"])", kCpus},
+                   {"3", "wants a list of texts"}}},
+      flag_row("limits.core_scheduling", [](const Config& c) { return c.limits.core_scheduling; }),
+      {.key = "limits.cgroup",
+       .accepted = {{R"("machine.slice/web-1")",
+                     [](const Config& c) { return c.limits.cgroup == "machine.slice/web-1"; }}},
+       .refused = {{R"("a/../b")", kCgroup},
+                   {R"("..")", kCgroup},
+                   {R"("a/")", kCgroup},
+                   {R"("fd:3")", kCgroup},
+                   {R"("")", "wants a path"},
+                   {"1", kText}}},
+      cgroup_row("limits.memory_max", "memory.max", {{R"("1G")", "1073741824"}},
+                 {{R"("1")", "binary suffix"}, {"1", "binary suffix"}}),
+      cgroup_row("limits.cpu_quota", "cpu.max",
+                 {{R"("150%")", "150000 100000"}, {R"("1%")", "1000 100000"}},
+                 {{R"("0%")", "share of one processor"},
+                  {R"("50")", "share of one processor"},
+                  {R"("1.5%")", "share of one processor"},
+                  {"50", kText}}),
+      cgroup_row("limits.cpu_weight", "cpu.weight", {{"1", "1"}, {"10000", "10000"}},
+                 {{"0", "from 1 to 10000"}, {"10001", "from 1 to 10000"}}),
+      cgroup_row("limits.pids_max", "pids.max", {{"64", "64"}}, {{"0", "from 1 to"}}),
+      cgroup_row("limits.io_max", "io.max",
+                 {{R"("259:0 rbps=1048576 wiops=100")", "259:0 rbps=1048576 wiops=100"}},
+                 {{R"("rbps=1")", "wants a device"},
+                  {R"("259:0")", "wants a device"},
+                  {R"("259:0 rbps=1\n8:0 wbps=1")", "wants a device"}}),
+      {.key = "limits.rlimits",
+       .accepted = {{R"({ nofile = "1024:4096" })", nofile(1024, 4096)},
+                    {R"({ nofile = "512" })", nofile(512, 512)},
+                    {R"({ nofile = "512:unlimited" })", nofile(512, ~std::uint64_t{0})}},
+       .refused = {{R"({ files = "1" })", "is not one of as, core"},
+                   {R"({ nofile = "2:1" })", kLimit},
+                   {R"({ nofile = "x" })", kLimit},
+                   {R"({ nofile = "1:" })", kLimit},
+                   {"{ nofile = 1 }", "wants a table of texts"}}},
   };
 }
 
@@ -201,7 +331,12 @@ std::vector<Row> machine_rows() {
                    {R"("-avx")", "wants a list of texts"}}},
       fixed_row("machine.transport", R"("auto")", R"("pci")"),
       fixed_row("machine.io_threads", "0", "1"),
-      fixed_row("machine.on_reboot", R"("exit")", R"("restart")"),
+      {.key = "machine.on_reboot",
+       .accepted = {{R"("exit")",
+                     [](const Config& c) { return c.machine.on_reboot == OnReboot::kExit; }},
+                    {R"("restart")",
+                     [](const Config& c) { return c.machine.on_reboot == OnReboot::kRestart; }}},
+       .refused = {{R"("pause")", "exit, restart"}, {"true", kText}}},
       fixed_row("machine.track_dirty", "false", "true"),
   };
 }
@@ -244,7 +379,8 @@ std::vector<Row> serial_rows() {
 
 std::vector<Row> all_rows() {
   std::vector<Row> rows = general_rows();
-  for (const auto& more : {machine_rows(), boot_rows(), serial_rows()}) {
+  for (const auto& more :
+       {machine_rows(), boot_rows(), serial_rows(), ready_rows(), limits_rows()}) {
     rows.insert(rows.end(), more.begin(), more.end());
   }
   return rows;

@@ -40,7 +40,7 @@ class Endings(unittest.TestCase):
             process.send_signal(number)
             _, errors = process.communicate(timeout=20)
             self.assertEqual(process.returncode, 0, errors)
-            self.assertIn(b"second signal", errors)
+            self.assertIn(b"second request", errors)
 
     def test_the_first_signal_presses_the_power_button(self):
         process = start("run", "--kernel", PROBE, "--cmdline", "probe=button end=poweroff")
@@ -48,7 +48,7 @@ class Endings(unittest.TestCase):
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=20)
         self.assertEqual(process.returncode, 0, output + errors)
-        self.assertNotIn(b"second signal", errors)
+        self.assertNotIn(b"second request", errors)
 
 
 class Interrupts(unittest.TestCase):

@@ -36,7 +36,11 @@ class Ports final : public BusDevice {
 
 class Observer final : public VcpuObserver {
  public:
+  Result<> vcpu_thread_begins(unsigned /*index*/) override {
+    return begin_error ? Result<>(std::unexpected(*begin_error)) : Result<>();
+  }
   void vcpu_first_entry(unsigned /*index*/) override { ++entries; }
+  void vcpu_paused(unsigned /*index*/) override { ++pauses; }
   void vcpu_ended(unsigned /*index*/, VcpuEnd how, const std::string& what) override {
     const std::scoped_lock lock(mutex);
     end = how;
@@ -49,7 +53,9 @@ class Observer final : public VcpuObserver {
     return *end;
   }
 
+  std::optional<Error> begin_error;
   std::atomic<int> entries = 0;
+  std::atomic<int> pauses = 0;
   std::mutex mutex;
   std::condition_variable changed;
   std::optional<VcpuEnd> end;
@@ -75,7 +81,7 @@ struct Guest {
                                     .mmio = mmio_bus,
                                     .observer = observer,
                                     .phase = phase,
-                                    .profile = profile}));
+                                    .count_exits = profile}));
     kvm_sregs sregs = {};
     REQUIRE(::ioctl(vcpu->fd(), KVM_GET_SREGS, &sregs) == 0);
     sregs.cs.base = 0;

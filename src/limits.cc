@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/limits.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <span>
+#include <string_view>
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+namespace vireo {
+
+namespace {
+
+constexpr const char* kCgroupRoot = "/sys/fs/cgroup";
+
+struct Resource {
+  std::string_view name;
+  int number;
+};
+constexpr auto kResources = std::to_array<Resource>({{"as", RLIMIT_AS},
+                                                     {"core", RLIMIT_CORE},
+                                                     {"cpu", RLIMIT_CPU},
+                                                     {"data", RLIMIT_DATA},
+                                                     {"fsize", RLIMIT_FSIZE},
+                                                     {"memlock", RLIMIT_MEMLOCK},
+                                                     {"msgqueue", RLIMIT_MSGQUEUE},
+                                                     {"nice", RLIMIT_NICE},
+                                                     {"nofile", RLIMIT_NOFILE},
+                                                     {"nproc", RLIMIT_NPROC},
+                                                     {"rtprio", RLIMIT_RTPRIO},
+                                                     {"rttime", RLIMIT_RTTIME},
+                                                     {"sigpending", RLIMIT_SIGPENDING},
+                                                     {"stack", RLIMIT_STACK}});
+
+std::string_view trimmed(std::string_view text) {
+  const std::size_t end = text.find_last_not_of(" \n");
+  return text.substr(0, end == std::string_view::npos ? 0 : end + 1);
+}
+
+/// A file of a few lines in a directory.
+Result<std::string> read_small(int directory, const std::string& name) {
+  const UniqueFd file(::openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC));
+  std::array<char, 4096> text = {};
+  const ssize_t size = file ? ::read(file.get(), text.data(), text.size()) : -1;
+  if (size < 0) {
+    return fail_errno(errno, name);
+  }
+  return std::string(trimmed({text.data(), static_cast<std::size_t>(size)}));
+}
+
+Result<> write_small(int directory, const std::string& name, std::string_view text) {
+  const UniqueFd file(::openat(directory, name.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!file || ::write(file.get(), text.data(), text.size()) < 0) {
+    return fail_errno(errno, name);
+  }
+  return {};
+}
+
+Result<> set_rlimit(const std::string& name, const ResourceLimit& wanted) {
+  const auto resource = static_cast<__rlimit_resource>(resource_number(name));
+  const rlimit limit = {.rlim_cur = wanted.soft, .rlim_max = wanted.hard};
+  const std::string key = "limits.rlimits." + name;
+  if (::setrlimit(resource, &limit) < 0) {
+    return fail_errno(errno, fmt::format("{}: {}:{}", key, wanted.soft, wanted.hard));
+  }
+  rlimit now = {};
+  if (::getrlimit(resource, &now) < 0 || now.rlim_cur != limit.rlim_cur ||
+      now.rlim_max != limit.rlim_max) {
+    return fail(ErrorCode::kSystem, key + ": the kernel did not take it");
+  }
+  return {};
+}
+
+/// Core scheduling (Documentation/admin-guide/hw-vuln/core-scheduling.rst): a cookie of our own.
+Result<> schedule_by_core() {
+  constexpr unsigned long kThreadGroup = PR_SCHED_CORE_SCOPE_THREAD_GROUP;
+  if (::prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, kThreadGroup, 0) < 0) {
+    return fail(errno == EPERM ? ErrorCode::kPermission : ErrorCode::kConfig,
+                errno == EINVAL || errno == ENODEV
+                    ? "limits.core_scheduling: this kernel or processor has no core scheduling "
+                      "(CONFIG_SCHED_CORE and SMT); remove it"
+                    : Error::from_errno(errno, "limits.core_scheduling").message());
+  }
+  unsigned long cookie = 0;
+  if (::prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, PR_SCHED_CORE_SCOPE_THREAD, &cookie) < 0 ||
+      cookie == 0) {
+    return fail(ErrorCode::kSystem, "limits.core_scheduling: the kernel did not take it");
+  }
+  return {};
+}
+
+/// The controller of a cgroup's file: what stands before its first dot.
+std::string controller_of(const std::string& file) {
+  return file.substr(0, file.find('.'));
+}
+
+/// Whether what the kernel shows is what was written. It rounds memory down to pages, and shows
+/// io.max as one line for each device with all four numbers.
+bool took(const std::string& file, std::string_view written, std::string_view shown) {
+  if (file == "memory.max") {
+    std::uint64_t wanted = 0;
+    std::uint64_t now = 0;
+    std::from_chars(written.data(), written.data() + written.size(), wanted);
+    std::from_chars(shown.data(), shown.data() + shown.size(), now);
+    return now == wanted / 4096 * 4096;
+  }
+  if (file == "io.max") {
+    const std::string_view device = written.substr(0, written.find(' '));
+    const std::size_t at = shown.find(device);
+    if (at == std::string_view::npos) {
+      return false;
+    }
+    const std::string_view line = shown.substr(at, shown.find('\n', at) - at);
+    for (std::size_t begin = device.size() + 1; begin < written.size();) {
+      const std::size_t end = std::min(written.find(' ', begin), written.size());
+      if (line.find(written.substr(begin, end - begin)) == std::string_view::npos) {
+        return false;
+      }
+      begin = end + 1;
+    }
+    return true;
+  }
+  return shown == written;
+}
+
+Result<> set_cgroup_file(int parent, int group, const std::string& file, const std::string& value) {
+  const std::string controller = controller_of(file);
+  if (::faccessat(group, file.c_str(), F_OK, 0) < 0) {
+    const Result<> enabled = write_small(parent, "cgroup.subtree_control", "+" + controller);
+    if (!enabled || ::faccessat(group, file.c_str(), F_OK, 0) < 0) {
+      return fail(ErrorCode::kConfig,
+                  fmt::format("limits.cgroup: the {} controller is not delegated to it (wants "
+                              "+{} in cgroup.subtree_control of its parent)",
+                              controller, controller));
+    }
+  }
+  if (Result<> written = write_small(group, file, value); !written) {
+    return std::unexpected(std::move(written).error().context("limits.cgroup"));
+  }
+  TRY_ASSIGN(const std::string shown, read_small(group, file));
+  if (!took(file, value, shown)) {
+    return fail(ErrorCode::kSystem,
+                fmt::format("limits.cgroup: {} is {} after {} was written", file, shown, value));
+  }
+  return {};
+}
+
+/// The process's own cgroup of version 2, from the root of the hierarchy ("/system.slice/…").
+Result<std::string> current_cgroup() {
+  TRY_ASSIGN(const std::string lines, read_small(AT_FDCWD, "/proc/self/cgroup"));
+  const std::size_t at = lines.starts_with("0::") ? 0 : lines.find("\n0::") + 1;
+  if (lines.compare(at, 3, "0::") != 0) {
+    return fail(ErrorCode::kConfig, "limits.cgroup: this process is in no cgroup of version 2");
+  }
+  return lines.substr(at + 3, lines.find('\n', at) - at - 3);
+}
+
+}  // namespace
+
+int resource_number(const std::string& name) {
+  const auto* const found = std::ranges::find(kResources, name, &Resource::name);
+  return found == kResources.end() ? -1 : found->number;
+}
+
+std::string resource_names() {
+  std::string names;
+  for (const Resource& resource : kResources) {
+    names += names.empty() ? "" : ", ";
+    names += resource.name;
+  }
+  return names;
+}
+
+Result<> Limits::apply(const LimitsConfig& config) {
+  if (!config.cgroup.empty()) {
+    TRY(enter_cgroup(config));
+  }
+  for (const auto& [name, limit] : config.rlimits) {
+    TRY(set_rlimit(name, limit));
+  }
+  if (config.core_scheduling) {
+    TRY(schedule_by_core());
+  }
+  return {};
+}
+
+Result<> Limits::enter_cgroup(const LimitsConfig& config) {
+  const std::string path = config.cgroup.starts_with('/')
+                               ? config.cgroup
+                               : fmt::format("{}/{}", kCgroupRoot, config.cgroup);
+  const std::size_t slash = path.rfind('/');
+  const std::string name = path.substr(slash + 1);
+  const std::string what = "limits.cgroup: " + path;
+  UniqueFd parent(::open(path.substr(0, slash).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  struct statfs status = {};
+  if (!parent) {
+    return fail_errno(errno, what);
+  }
+  if (::fstatfs(parent.get(), &status) < 0 || status.f_type != CGROUP2_SUPER_MAGIC) {
+    return fail(ErrorCode::kConfig, what + ": not below a mount of cgroup v2");
+  }
+  TRY_ASSIGN(const std::string old, current_cgroup());
+  old_procs_ = UniqueFd(
+      ::open(fmt::format("{}{}/cgroup.procs", kCgroupRoot, old).c_str(), O_WRONLY | O_CLOEXEC));
+  if (::mkdirat(parent.get(), name.c_str(), 0755) == 0) {
+    made_ = name;
+  } else if (errno != EEXIST) {
+    return fail(ErrorCode::kConfig,
+                Error::from_errno(errno, what + ": it is not delegated to this user").message());
+  }
+  const UniqueFd group(::openat(parent.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!group) {
+    return fail_errno(errno, what);
+  }
+  parent_ = std::move(parent);
+  for (const auto& [file, value] : config.cgroup_files) {
+    TRY(set_cgroup_file(parent_.get(), group.get(), file, value));
+  }
+  if (Result<> entered = write_small(group.get(), "cgroup.procs", "0"); !entered) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("{}: not delegated to this user: {}", what, entered.error().message()));
+  }
+  TRY_ASSIGN(const std::string now, current_cgroup());
+  if (!now.ends_with("/" + name)) {
+    return fail(ErrorCode::kSystem, fmt::format("{}: the process is in {}", what, now));
+  }
+  return {};
+}
+
+Limits::~Limits() {
+  if (made_.empty()) {
+    return;
+  }
+  // A cgroup with a process in it cannot be removed; "0" is the process that writes.
+  if (!old_procs_ || ::write(old_procs_.get(), "0", 1) == 1) {
+    ::unlinkat(parent_.get(), made_.c_str(), AT_REMOVEDIR);
+  }
+}
+
+Result<> Limits::place_vcpu(const LimitsConfig& config, unsigned index) {
+  if (config.cpu_affinity.empty()) {
+    return {};
+  }
+  const std::vector<unsigned>& cpus =
+      config.cpu_affinity[config.cpu_affinity.size() == 1 ? 0 : index];
+  cpu_set_t wanted;
+  CPU_ZERO(&wanted);
+  for (const unsigned cpu : cpus) {
+    CPU_SET(cpu, &wanted);
+  }
+  const std::string key = fmt::format("limits.cpu_affinity: vCPU {}", index);
+  if (::sched_setaffinity(0, sizeof(wanted), &wanted) < 0) {
+    return fail(
+        ErrorCode::kConfig,
+        Error::from_errno(errno, key + ": this process may use none of its processors").message());
+  }
+  cpu_set_t now;
+  if (::sched_getaffinity(0, sizeof(now), &now) < 0 || CPU_EQUAL(&now, &wanted) == 0) {
+    return fail(ErrorCode::kConfig,
+                key +
+                    ": this process may not use all of its processors (offline, or outside the "
+                    "cpuset)");
+  }
+  return {};
+}
+
+}  // namespace vireo
