@@ -103,6 +103,9 @@ Result<> validate(const Config& config);
 /// The resolved configuration as TOML, every default filled in. Reading it gives the same.
 std::string to_toml(const Config& config);
 
+/// The same as JSON.
+std::string to_json(const Config& config);
+
 /// sockets × cores × threads: what is configured, or one socket of single-threaded cores.
 arch::CpuTopology resolved_topology(const MachineConfig& machine);
 

@@ -368,29 +368,7 @@ toml::table limits_table(const LimitsConfig& limits) {
   return table;
 }
 
-}  // namespace
-
-Result<> read_config_file(const std::string& path, Config& config) {
-  TRY_ASSIGN(const std::string text, read_text(path));
-  return read_config_text(text, path, config);
-}
-
-Result<> read_config_text(std::string_view text, const std::string& path, Config& config) {
-  if (const auto line = Scanner(text).overlong_key()) {
-    return fail(ErrorCode::kConfig,
-                fmt::format("{}:{}: a key of more than {} parts", path, *line, kKeyPartsMax));
-  }
-  try {
-    return FileReader(path, config).read_table(toml::parse(text, path), "");
-  } catch (const toml::parse_error& error) {
-    return fail(ErrorCode::kConfig, fmt::format("{}:{}: {}", path, error.source().begin.line,
-                                                printable(error.description())));
-  } catch (const ParserGap&) {
-    return fail(ErrorCode::kConfig, path + ": not TOML");
-  }
-}
-
-std::string to_toml(const Config& config) {
+toml::table to_table(const Config& config) {
   constexpr std::array kModes = {"stdio", "file", "pty", "unix", "null"};
   constexpr std::array kLevels = {"trace", "debug", "info", "warn", "error", "off"};
   toml::table labels;
@@ -433,13 +411,45 @@ std::string to_toml(const Config& config) {
   if (!labels.empty()) {
     root.insert("labels", labels);
   }
+  return root;
+}
+
+}  // namespace
+
+Result<> read_config_file(const std::string& path, Config& config) {
+  TRY_ASSIGN(const std::string text, read_text(path));
+  return read_config_text(text, path, config);
+}
+
+Result<> read_config_text(std::string_view text, const std::string& path, Config& config) {
+  if (const auto line = Scanner(text).overlong_key()) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("{}:{}: a key of more than {} parts", path, *line, kKeyPartsMax));
+  }
+  try {
+    return FileReader(path, config).read_table(toml::parse(text, path), "");
+  } catch (const toml::parse_error& error) {
+    return fail(ErrorCode::kConfig, fmt::format("{}:{}: {}", path, error.source().begin.line,
+                                                printable(error.description())));
+  } catch (const ParserGap&) {
+    return fail(ErrorCode::kConfig, path + ": not TOML");
+  }
+}
+
+std::string to_toml(const Config& config) {
   std::ostringstream text;
   // Strings of the other kinds lose a line feed that they begin with.
   using Flags = toml::format_flags;
-  text << toml::toml_formatter(
-              root, toml::toml_formatter::default_flags &
-                        ~(Flags::allow_literal_strings | Flags::allow_multi_line_strings))
+  text << toml::toml_formatter(to_table(config), toml::toml_formatter::default_flags &
+                                                     ~(Flags::allow_literal_strings |
+                                                       Flags::allow_multi_line_strings))
        << '\n';
+  return text.str();
+}
+
+std::string to_json(const Config& config) {
+  std::ostringstream text;
+  text << toml::json_formatter(to_table(config));
   return text.str();
 }
 

@@ -51,14 +51,19 @@ Result<int> Machine::run() {
   signals_->start<Machine, &Machine::on_signal>(this);
   devices_->start();
   supervisor_->start();
-  supervisor_->status("starting");
-  TRY(start_vcpus());
-  for (const auto& vcpu : vcpus_) {
-    vcpu->resume();
+  if (start_listener_) {
+    start_listener_();
   }
-  set_state(MachineState::kRunning);
-  ready_timer_->arm(config_.ready.timeout_ns);
-  Result<> served = reactor_->run();
+  supervisor_->status("starting");
+  Result<> served = start_vcpus();
+  if (served) {
+    for (const auto& vcpu : vcpus_) {
+      vcpu->resume();
+    }
+    set_state(MachineState::kRunning);
+    ready_timer_->arm(config_.ready.timeout_ns);
+    served = reactor_->run();
+  }
   stop_vcpus();
   announce_end();
   signals_->stop();

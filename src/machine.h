@@ -59,6 +59,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> seal(std::span<const int> further_directories);
   /// Runs the guest until it ends, and returns the process's exit status.
   Result<int> run();
+  /// Runs on the main thread when the reactor serves, before the guest runs.
+  void at_start(std::function<void()> listener) { start_listener_ = std::move(listener); }
   /// Runs on the main thread when the guest has ended and its end was published.
   void at_end(std::function<void()> listener) { end_listener_ = std::move(listener); }
 
@@ -174,6 +176,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::uint64_t stop_timeout_ns_ = kStopTimeoutNs;
   std::uint32_t restarts_ = 0;
   std::vector<std::function<void()>> pause_waiters_;
+  std::function<void()> start_listener_;
   std::function<void()> end_listener_;
   std::vector<std::uint32_t> cpu_ids_;
   std::vector<int> vcpu_fds_;

@@ -5,8 +5,11 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -14,6 +17,8 @@
 
 #include "src/base/log.h"
 #include "src/config_value.h"
+#include "src/control.h"
+#include "src/ctl.h"
 #include "src/machine.h"
 #include "src/options.h"
 #include "src/timeline.h"
@@ -70,8 +75,22 @@ void limit_thread_stacks() {
 
 Result<int> run_machine(const Config& config, Timeline& timeline) {
   TRY(open_log(config.log));
+  UnixListener listener;
+  if (!config.control_path.empty()) {
+    TRY_ASSIGN(listener, Control::listen(config.control_path));
+  }
   TRY_ASSIGN(const std::unique_ptr<Machine> machine, Machine::build(config, timeline));
-  TRY(machine->seal({}));
+  std::optional<Control> control;
+  std::vector<int> directories;
+  if (listener) {
+    if (listener.directory() >= 0) {
+      directories.push_back(listener.directory());
+    }
+    control.emplace(*machine, std::move(listener));
+    machine->at_start([&control] { control->start(); });
+    machine->at_end([&control] { control->finish(); });
+  }
+  TRY(machine->seal(directories));
   return machine->run();
 }
 
@@ -82,6 +101,8 @@ Result<int> execute(std::span<const char* const> arguments) {
   switch (invocation.command) {
     case Command::kRun:
       return run_machine(invocation.config, timeline);
+    case Command::kCtl:
+      return run_ctl(invocation.ctl);
     case Command::kCheck:
       std::fputs(to_toml(invocation.config).c_str(), stdout);
       break;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -21,10 +22,11 @@ constexpr std::string_view kOverview =
 
 usage: vireo run [FILE.toml] [options]    boot a VM; the process ends with it
        vireo check FILE.toml [options]    validate, print the resolved configuration
+       vireo ctl SOCKET VERB [options]    ask a running VM, or tell it what to do
        vireo --help | --version           `vireo run --help` tells the options
 
 exit status: 0 guest powered off or ordered stop; 10 guest asked for a reboot; 11 guest panicked;
-12 guest crashed; 64 wrong command line; 65 unusable input; 66 input missing; 69 KVM missing or
+12 guest crashed; 13 not ready in time; 64 wrong command line; 65 unusable input; 66 input missing; 69 KVM missing or
 lacking; 70 our own fault; 71 the system refused a resource; 77 permission denied; 78 wrong
 configuration
 )";
@@ -70,8 +72,8 @@ constexpr auto kValueOptions = std::to_array<ValueOption>({
 /// Options of the interface that later versions will have: known, and refused by name.
 constexpr std::array kLaterOptions = {"--disk",    "--volume", "--net",   "--vsock",     "--fs",
                                       "--balloon", "--rng",    "--netns", "--allow-path"};
-constexpr std::array<std::string_view, 9> kLaterCommands = {
-    "restore", "serve", "doctor", "ctl", "fork", "exec", "shell", "cp", "snapshot"};
+constexpr std::array<std::string_view, 8> kLaterCommands = {
+    "restore", "serve", "doctor", "fork", "exec", "shell", "cp", "snapshot"};
 
 /// --serial MODE[,path=PATH][,append]; each word once.
 Result<> set_serial(Config& config, std::string_view text) {
@@ -148,6 +150,22 @@ Result<> refuse_later_options(std::span<const char* const> arguments) {
   return {};
 }
 
+/// Runs CLI11 over `arguments`; the help text where that is what was asked for.
+Result<std::optional<std::string>> parse_with(CLI::App& app,
+                                              std::span<const char* const> arguments) {
+  std::vector<std::string> reversed(arguments.begin(), arguments.end());
+  std::ranges::reverse(reversed);  // as CLI11 wants them
+  try {
+    app.parse(std::move(reversed));
+  } catch (const CLI::CallForHelp&) {
+    return app.help();
+  } catch (const CLI::ParseError& error) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("{} (see {} --help)", printable(error.what()), app.get_name()));
+  }
+  return std::nullopt;
+}
+
 Result<Invocation> parse_run_or_check(Command command, std::span<const char* const> arguments) {
   TRY(refuse_later_options(arguments));
   Invocation invocation;
@@ -157,19 +175,53 @@ Result<Invocation> parse_run_or_check(Command command, std::span<const char* con
                                         : "Validates and prints the resolved configuration.",
                command == Command::kRun ? "vireo run" : "vireo check");
   declare_options(app, parsed);
-  std::vector<std::string> reversed(arguments.begin(), arguments.end());
-  std::ranges::reverse(reversed);  // as CLI11 wants them
-  try {
-    app.parse(std::move(reversed));
-  } catch (const CLI::CallForHelp&) {
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, arguments));
+  if (help) {
     invocation.command = Command::kPrint;
-    invocation.text = app.help();
+    invocation.text = std::move(*help);
     return invocation;
-  } catch (const CLI::ParseError& error) {
-    return fail(ErrorCode::kUsage,
-                fmt::format("{} (see {} --help)", printable(error.what()), app.get_name()));
   }
   TRY(apply(app, parsed, invocation.config));
+  return invocation;
+}
+
+Result<Invocation> parse_ctl(std::span<const char* const> arguments) {
+  Invocation invocation;
+  invocation.command = Command::kCtl;
+  CtlCommand& ctl = invocation.ctl;
+  CLI::App app("Asks a running VM over its control socket, or tells it what to do.", "vireo ctl");
+  app.add_option("SOCKET", ctl.socket, "what the VM was given as --control")->required();
+  app.add_option("VERB", ctl.verb, "see below")->required();
+  app.add_option("--timeout", ctl.timeout,
+                 "of stop: how long the guest may take before the VM ends without it [10s]")
+      ->type_name("DURATION");
+  app.add_flag("--json", ctl.json, "prints the answer as it came, for programs");
+  app.footer("Verbs:\n" + ctl_verbs_help() + R"(
+Exit status: 0 done; 1 the VM refused (its reason on stderr); 64 wrong command line; 69 nobody is
+behind that socket.
+
+Examples:
+  vireo ctl web-1.sock status
+  vireo ctl web-1.sock stop --timeout 30s
+  vireo ctl web-1.sock metrics --json
+  curl --unix-socket web-1.sock http://vm/vireo/status)");
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, arguments));
+  if (help) {
+    invocation.command = Command::kPrint;
+    invocation.text = std::move(*help);
+    return invocation;
+  }
+  if (!is_ctl_verb(ctl.verb)) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("{}: no verb of ctl (see vireo ctl --help)", vireo::quoted(ctl.verb)));
+  }
+  if (!ctl.timeout.empty() && (ctl.verb != "stop" || !parse_duration(ctl.timeout))) {
+    return fail(ErrorCode::kUsage,
+                ctl.verb != "stop"
+                    ? std::string("--timeout: only the verb stop takes it")
+                    : fmt::format("--timeout: {}: wants a duration with its unit, such as \"30s\"",
+                                  vireo::quoted(ctl.timeout)));
+  }
   return invocation;
 }
 
@@ -187,6 +239,9 @@ Result<Invocation> parse_command_line(std::span<const char* const> arguments) {
   if (command == "run" || command == "check") {
     return parse_run_or_check(command == "run" ? Command::kRun : Command::kCheck,
                               arguments.subspan(2));
+  }
+  if (command == "ctl") {
+    return parse_ctl(arguments.subspan(2));
   }
   if (command == "--help" || command == "-h" || command == "help") {
     return Invocation{.command = Command::kPrint, .text = std::string(kOverview)};

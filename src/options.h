@@ -7,18 +7,21 @@
 
 #include "src/base/error.h"
 #include "src/config.h"
+#include "src/ctl.h"
 
 namespace vireo {
 
 enum class Command : std::uint8_t {
   kRun,
   kCheck,
+  kCtl,
   kPrint,  ///< --help, --version: print `text`, and that is all
 };
 
 struct Invocation {
   Command command = Command::kRun;
   Config config;
+  CtlCommand ctl;
   std::string text;
 };
 

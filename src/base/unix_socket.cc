@@ -2,6 +2,7 @@
 #include "src/base/unix_socket.h"
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <utility>
 
@@ -47,6 +48,16 @@ const sockaddr* as_sockaddr(const sockaddr_un& address) {
   return reinterpret_cast<const sockaddr*>(&address);
 }
 
+/// Whether the process that listens at the other end of `fd` is over: its ring may keep the socket
+/// for a moment after it was killed.
+bool listener_is_over(int fd) {
+  ucred peer = {};
+  socklen_t size = sizeof(peer);
+  // A process of another pid namespace is shown as 0.
+  return ::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid > 0 &&
+         ::kill(peer.pid, 0) < 0 && errno == ESRCH;
+}
+
 /// Removes a socket that nobody listens on; one that answers is somebody's and stays.
 Result<> remove_stale_socket(const sockaddr_un& address) {
   struct stat status = {};
@@ -60,7 +71,8 @@ Result<> remove_stale_socket(const sockaddr_un& address) {
   if (!probe) {
     return fail_errno(errno, "socket");
   }
-  if (::connect(probe.get(), as_sockaddr(address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
+  const bool connected = ::connect(probe.get(), as_sockaddr(address), sizeof(address)) == 0;
+  if (connected ? !listener_is_over(probe.get()) : errno != ECONNREFUSED) {
     return fail(ErrorCode::kConfig,
                 fmt::format("{} is in use by another process", address.sun_path));
   }

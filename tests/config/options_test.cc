@@ -199,7 +199,7 @@ TEST_CASE("options: what later versions will have is refused by name") {
     CHECK(refused({"run", "--kernel", "k", joined.c_str()}).starts_with(option));
   }
   for (const char* const command :
-       {"restore", "serve", "doctor", "ctl", "fork", "exec", "shell", "cp", "snapshot"}) {
+       {"restore", "serve", "doctor", "fork", "exec", "shell", "cp", "snapshot"}) {
     CHECK(contains(refused({command}), "is not yet supported"));
   }
   CHECK(contains(refused({"frobnicate"}), "not a command"));

@@ -33,6 +33,7 @@ need() {
 build_packages=(
   g++ meson ninja-build pkg-config liburing-dev libcli11-dev libtomlplusplus-dev libspdlog-dev
   nlohmann-json3-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev zlib1g-dev libxxhash-dev
+  libseccomp-dev libboost-dev
 )
 image_packages=(python3 busybox-static cpio kmod xz-utils lz4 zstd)
 test_packages=(catch2 procps acpica-tools clang-format-19 qemu-system-x86 "${image_packages[@]}")

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/ctl.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <span>
+#include <string_view>
+
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+#include "src/base/unix_socket.h"
+#include "src/config_value.h"
+#include "src/ctl_print.h"
+#include "src/http.h"
+
+namespace vireo {
+
+namespace {
+
+constexpr int kExitRefused = 1;
+constexpr int kExitNobody = 69;
+constexpr unsigned kHttpOk = 200;
+
+struct Verb {
+  std::string_view name;
+  std::string_view method;
+  std::string_view help;
+  bool ends_vm = false;
+};
+constexpr auto kVerbs = std::to_array<Verb>({
+    {"status", "GET", "state, readiness, size, uptime"},
+    {"config", "GET", "the resolved configuration"},
+    {"stats", "GET", "exits by reason, port and register with their time; KVM's own counters"},
+    {"metrics", "GET", "the numbers for monitoring (over HTTP also as OpenMetrics text)"},
+    {"events", "GET", "what happens to the VM, as it happens, until it ends"},
+    {"pause", "POST", "stops every vCPU between two instructions"},
+    {"resume", "POST", "lets a paused VM go on"},
+    {"stop", "POST", "presses the power button, waits for the end; --timeout 10s", true},
+    {"kill", "POST", "ends the VM without asking the guest", true},
+    {"ctrl-alt-del", "POST", "presses the three keys: most guests reboot"},
+    {"nmi", "POST", "a non-maskable interrupt for every vCPU"},
+});
+
+const Verb* find_verb(std::string_view name) {
+  const auto* const found = std::ranges::find(kVerbs, name, &Verb::name);
+  return found == kVerbs.end() ? nullptr : found;
+}
+
+Result<> send_all(int fd, std::string_view text) {
+  return write_full(fd, std::as_bytes(std::span(text)));
+}
+
+/// Reads up to the end of the response; false where the connection ended before.
+Result<bool> receive(int fd, HttpResponseParser& parser) {
+  std::array<char, 16384> buffer = {};
+  while (!parser.complete()) {
+    const ssize_t size = ::read(fd, buffer.data(), buffer.size());
+    if (size < 0 && errno == EINTR) {
+      continue;
+    }
+    if (size < 0) {
+      return fail_errno(errno, "reading the answer");
+    }
+    if (size == 0) {
+      return false;
+    }
+    if (!parser.feed({buffer.data(), static_cast<std::size_t>(size)})) {
+      return fail(ErrorCode::kSystem, "the answer is no HTTP: is this the socket of a VM?");
+    }
+  }
+  return true;
+}
+
+/// The VM's process holds the connection as long as it lives.
+void wait_for_end(int fd) {
+  std::array<char, 256> rest = {};
+  ssize_t size = 0;
+  do {
+    size = ::read(fd, rest.data(), rest.size());
+  } while (size > 0 || (size < 0 && errno == EINTR));
+}
+
+int nobody(const CtlCommand& command, std::string_view why) {
+  std::fprintf(stderr, "vireo: %s\n",
+               printable(fmt::format("{}: {}", command.socket, why)).c_str());
+  return kExitNobody;
+}
+
+Result<int> follow_events(const CtlCommand& command, int fd) {
+  std::string line;
+  HttpResponseParser parser([&](std::string_view data) {
+    for (const char c : data) {
+      line += c;
+      if (c == '\n') {
+        std::fputs((command.json ? line : event_for_people(line)).c_str(), stdout);
+        line.clear();
+      }
+    }
+    std::fflush(stdout);
+  });
+  TRY(receive(fd, parser));
+  return parser.status() == kHttpOk ? 0 : kExitRefused;
+}
+
+}  // namespace
+
+bool is_ctl_verb(const std::string& verb) {
+  return find_verb(verb) != nullptr;
+}
+
+std::string ctl_verbs_help() {
+  std::string text;
+  for (const Verb& verb : kVerbs) {
+    text += fmt::format("  {:<14}{}\n", verb.name, verb.help);
+  }
+  return text;
+}
+
+Result<int> run_ctl(const CtlCommand& command) {
+  const Verb& verb = *find_verb(command.verb);
+  auto socket = connect_unix(command.socket);
+  if (!socket) {
+    std::fprintf(stderr, "vireo: %s\n", printable(socket.error().message()).c_str());
+    return kExitNobody;
+  }
+  const std::string body =
+      command.timeout.empty() ? "" : fmt::format("{{\"timeout\": \"{}\"}}", command.timeout);
+  const std::string request =
+      http_request(verb.method, fmt::format("/vireo/{}", verb.name), "application/json", body);
+  if (Result<> sent = send_all(socket->get(), request); !sent) {
+    return nobody(command, sent.error().message());
+  }
+  if (verb.name == "events") {
+    return follow_events(command, socket->get());
+  }
+  std::string answer;
+  HttpResponseParser parser([&answer](std::string_view data) { answer += data; });
+  TRY_ASSIGN(const bool whole, receive(socket->get(), parser));
+  if (!whole && !(verb.ends_vm && answer.empty())) {
+    return nobody(command, "the VM ended before it answered");
+  }
+  if (whole && parser.status() != kHttpOk) {
+    std::fprintf(stderr, "vireo: %s: %s\n", command.verb.c_str(), refusal_text(answer).c_str());
+    return kExitRefused;
+  }
+  if (verb.ends_vm) {
+    wait_for_end(socket->get());
+  } else if (command.json) {
+    std::fputs(answer.c_str(), stdout);
+  } else if (verb.method == "GET") {
+    std::fputs(answer_for_people(verb.name, answer).c_str(), stdout);
+  }
+  return 0;
+}
+
+}  // namespace vireo

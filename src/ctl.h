@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// `vireo ctl SOCKET VERB`: a client of the control socket, for people and for scripts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "src/base/error.h"
+
+namespace vireo {
+
+struct CtlCommand {
+  std::string socket;
+  std::string verb;
+  std::string timeout;  ///< of stop; empty: the VM's own
+  bool json = false;    ///< the answer as it came
+};
+
+/// Whether there is such a verb.
+bool is_ctl_verb(const std::string& verb);
+/// All verbs with what they do, for --help.
+std::string ctl_verbs_help();
+
+/// Does it and prints the answer. Returns the exit status: 0 done, 1 the VM refused, 69 nobody is
+/// behind that socket. stop and kill wait for the VM's end.
+Result<int> run_ctl(const CtlCommand& command);
+
+}  // namespace vireo
