@@ -2,7 +2,7 @@
 # The user space of a test guest, started by init.c with the word behind vireo.do= on the kernel command
 # line: how the guest is used.
 #   shell    an interactive shell (the default)      tour    a short scripted look around, then power off
-#   echo     answers each line of input until `quit` cpus    prints what the machine has, then power off
+#   echo     answers each line until quit or reboot  cpus    prints what the machine has, then power off
 #   wait     until the power button is pressed       deaf    the same, and ignores the button
 #   panic    the kernel panics                       (poweroff and reboot never come here)
 # This shell finds busybox's programs in itself; only who types commands needs them in /bin as well.
@@ -28,6 +28,7 @@ case $word in
     echo "echo: ready"
     while read -r line; do
       [ "$line" = quit ] && break
+      [ "$line" = reboot ] && reboot -f
       echo "echo: $line"
     done
     poweroff -f ;;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <csignal>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -45,6 +46,9 @@ std::string_view name_of(MachineState state);
 class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextListener {
  public:
   static constexpr std::uint64_t kStopTimeoutNs = 10'000'000'000;
+  /// What the process does something about. Blocked from before the first thing that would be left
+  /// behind by one; what arrives before run() is served there.
+  static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCONT};
 
   /// Builds the whole machine, up to a guest that would run. `config` and `timeline` outlive it.
   /// Main thread, while it is the only one.

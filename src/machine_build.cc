@@ -20,8 +20,6 @@ namespace vireo {
 
 namespace {
 
-constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCONT};
-
 /// io_uring operations that the program uses: the ring takes no others.
 constexpr std::array<std::uint8_t, 6> kOpcodes = {IORING_OP_READ,     IORING_OP_WRITE,
                                                   IORING_OP_POLL_ADD, IORING_OP_ACCEPT,

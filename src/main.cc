@@ -74,6 +74,7 @@ void limit_thread_stacks() {
 }
 
 Result<int> run_machine(const Config& config, Timeline& timeline) {
+  TRY(block_signals(Machine::kSignals));
   TRY(open_log(config.log));
   UnixListener listener;
   if (!config.control_path.empty()) {

@@ -7,19 +7,34 @@
 
 namespace vireo {
 
-SignalWatch::SignalWatch(Reactor& reactor) : reactor_(reactor) {
-  op_.bind<SignalWatch, &SignalWatch::on_read>(this);
-}
+namespace {
 
-Result<> SignalWatch::open(std::span<const int> signals) {
+sigset_t set_of(std::span<const int> signals) {
   sigset_t set;
   ::sigemptyset(&set);
   for (const int signal : signals) {
     ::sigaddset(&set, signal);
   }
+  return set;
+}
+
+}  // namespace
+
+Result<> block_signals(std::span<const int> signals) {
+  const sigset_t set = set_of(signals);
   if (const int error = ::pthread_sigmask(SIG_BLOCK, &set, nullptr); error != 0) {
     return fail_errno(error, "blocking signals");
   }
+  return {};
+}
+
+SignalWatch::SignalWatch(Reactor& reactor) : reactor_(reactor) {
+  op_.bind<SignalWatch, &SignalWatch::on_read>(this);
+}
+
+Result<> SignalWatch::open(std::span<const int> signals) {
+  TRY(block_signals(signals));
+  const sigset_t set = set_of(signals);
   fd_ = UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC));
   if (!fd_) {
     return fail_errno(errno, "signalfd");

@@ -13,6 +13,10 @@
 
 namespace vireo {
 
+/// Blocks `signals` in the calling thread, which is the only one yet, so that all later ones
+/// inherit it. What arrives waits for a SignalWatch.
+Result<> block_signals(std::span<const int> signals);
+
 class SignalWatch {
  public:
   explicit SignalWatch(Reactor& reactor);
@@ -20,8 +24,7 @@ class SignalWatch {
   SignalWatch& operator=(const SignalWatch&) = delete;
   ~SignalWatch() = default;
 
-  /// Blocks `signals` in the calling thread, which is the only one yet, so that all later ones
-  /// inherit it. Main thread, before any other starts.
+  /// Takes `signals`, blocking them. Main thread, before any other starts.
   Result<> open(std::span<const int> signals);
   /// Begins to deliver: `Member` runs on the reactor's thread with each signal's number.
   template <typename T, void (T::*Member)(int)>

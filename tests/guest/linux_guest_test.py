@@ -208,6 +208,79 @@ class Placement(unittest.TestCase):
         self.assertGreaterEqual(len(bases), 8, bases)
 
 
+class Control(unittest.TestCase):
+    """What a supervisor does with a Linux guest, over the control socket."""
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.socket = f"{directory.name}/vm.sock"
+        self.file = f"{directory.name}/vm.toml"
+
+    def start(self, word, *options, config="", append="quiet"):
+        pathlib.Path(self.file).write_text(config, encoding="ascii")
+        process = start("run", self.file, "--kernel", CLOUD, "--initramfs", INITRAMFS, "--append",
+                        f"{append} vireo.do={word}", "--control", self.socket, *options)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    @staticmethod
+    def read_until(process, text):
+        said = b""
+        while text not in said:
+            line = process.stdout.readline()
+            if not line:
+                raise AssertionError(f"no {text} in {said[-2000:]}")
+            said += line
+        return said
+
+    def ctl(self, *words):
+        ended = run("ctl", self.socket, *words)
+        self.assertEqual(ended.status, 0, ended)
+        return ended.output
+
+    def test_ready_pause_nmi_and_an_orderly_stop(self):
+        process = self.start("wait", "--ready", "serial:wait: ready", "--cpus", "2", append="")
+        events = start("ctl", self.socket, "events", "--json") if os.path.exists(self.socket) else None
+        self.read_until(process, b"wait: ready")
+        self.assertTrue(json.loads(self.ctl("status", "--json"))["ready"])
+        self.ctl("pause")
+        time.sleep(3)
+        self.ctl("resume")
+        self.ctl("nmi")
+        self.assertIn(b"NMI", self.read_until(process, b"NMI"))
+        exits = json.loads(self.ctl("stats", "--json"))["vcpus"]
+        self.assertEqual(len(exits), 2)
+        self.ctl("stop", "--timeout", "60s")
+        output, errors = process.communicate(timeout=100)
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertIn(b"reboot: Power down", output)
+        self.assertNotIn(b"soft lockup", output)
+        self.assertNotIn(b"did not shut down", errors)
+        if events:
+            events.communicate(timeout=60)
+
+    def test_a_reboot_that_stays_in_the_process(self):
+        for cpus in ("1", "2"):
+            with self.subTest(cpus):
+                process = self.start("echo", "--cpus", cpus, config='[machine]\non_reboot = "restart"\n')
+                for restarts in range(3):
+                    self.read_until(process, b"echo: ready")
+                    status = json.loads(self.ctl("status", "--json"))
+                    self.assertEqual((status["restarts"], status["pid"]), (restarts, process.pid))
+                    process.stdin.write(b"hello\n" if restarts == 2 else b"reboot\n")
+                    process.stdin.flush()
+                self.read_until(process, b"echo: hello")
+                output, errors = process.communicate(b"quit\n", timeout=100)
+                self.assertEqual(process.returncode, 0, (output[-2000:], errors))
+
+    def test_a_panic_ends_it_all_the_same(self):
+        process = self.start("panic", config='[machine]\non_reboot = "restart"\n')
+        process.communicate(timeout=100)
+        self.assertEqual(process.returncode, 11)
+
+
 class Reports(unittest.TestCase):
     def test_timeline_has_the_guests_marks(self):
         with tempfile.TemporaryDirectory() as directory:

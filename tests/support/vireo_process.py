@@ -10,6 +10,12 @@ PROBE = os.environ.get("VIREO_PROBE", "")
 ARTIFACTS = os.environ.get("VIREO_ARTIFACTS", "")
 
 
+def is_sanitized():
+    """Whether the program is one with sanitizers: those keep freed memory, and no sandbox."""
+    with open(VIREO, "rb") as file:
+        return b"__asan_init" in file.read()
+
+
 class Ended:
     """A process that is over."""
 
