@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import random
+import re
 import select
 import signal
 import statistics
@@ -27,6 +28,8 @@ class Contender:
     # Called with the process's number once the marker was seen, for figures (name: value) of a VM
     # that goes on; then the process is killed, and the run was good.
     inspect: object = None
+    # Called after a run with a good status; tells what was wrong with it all the same, or "".
+    check: object = None
 
 
 @dataclasses.dataclass
@@ -38,6 +41,14 @@ class Run:
     marker: float | None = None
     extra: dict = dataclasses.field(default_factory=dict)
     inspected: bool = False  # killed while it ran: its times mean nothing
+    status: int | None = None  # the process's, where it ended by itself
+
+
+def telling(output):
+    """What a failed run said of it: the line of a kernel's panic, else the end of its output."""
+    text = output.decode(errors="replace")
+    panic = re.search(r"Kernel panic[^\r\n]*", text)
+    return panic[0] if panic else text[-300:].strip()
 
 
 def run_once(contender, timeout):
@@ -78,17 +89,19 @@ def run_once(contender, timeout):
     end = time.monotonic_ns()
     process.stdout.close()
     process.returncode = os.waitstatus_to_exitcode(status)
-    tail = output[-300:].decode(errors="replace").strip()
+    tail = telling(output)
     if timed_out:
         return Run(False, f"not over after {timeout} s: {tail}")
     if inspected is not None:
         return Run(True, "", (end - before) / 1e9, usage.ru_utime + usage.ru_stime, None, inspected, inspected=True)
     if process.returncode not in contender.good:
-        return Run(False, f"status {process.returncode}: {tail}")
+        return Run(False, f"status {process.returncode}: {tail}", status=process.returncode)
     if contender.marker and seen is None:
-        return Run(False, f"ended without {contender.marker!r}: {tail}")
+        return Run(False, f"ended without {contender.marker!r}: {tail}", status=process.returncode)
+    if contender.check and (wrong := contender.check()):
+        return Run(False, f"{wrong}: {tail}", status=process.returncode)
     run = Run(True, "", (end - before) / 1e9, usage.ru_utime + usage.ru_stime,
-              (seen - before) / 1e9 if seen else None)
+              (seen - before) / 1e9 if seen else None, status=process.returncode)
     if contender.extra:
         run.extra = contender.extra(bytes(output), before)
     return run

@@ -7,14 +7,14 @@ import time
 SETTLE_SECONDS = 1.0
 
 
-def warm_up(guest_bytes):
+def warm_up(guest_bytes, guests=8, beside=2 << 30):
     """Touches so much free memory that the guests of a benchmark get what this machine has in hand: a
     virtual machine is given its own memory only at the first touch, for milliseconds a time, and may
     lose it again while nobody uses it."""
     with open("/proc/meminfo", encoding="ascii") as meminfo:
         available = next(int(line.split()[1]) << 10 for line in meminfo
                          if line.startswith("MemAvailable"))
-    size = min(available * 4 // 5, (2 << 30) + 8 * guest_bytes)
+    size = min(available * 4 // 5, beside + guests * guest_bytes)
     with mmap.mmap(-1, size) as pages:
         for offset in range(0, size, mmap.PAGESIZE):
             pages[offset] = 1
