@@ -29,7 +29,7 @@ import trials  # noqa: E402
 from vireo_process import ARTIFACTS, PROBE, VIREO  # noqa: E402
 
 TEST_HOST = [str(ROOT / "tools/test-host")]
-HOST = "expl"
+HOST = "bench-explain"
 
 TIMELINE = {"version": 1, "steps": [
     {"name": name, "at_us": at, "cpu_us": cpu} for name, at, cpu in (
