@@ -60,6 +60,9 @@ struct MmioDevice {
   std::uint32_t gsi = 0;
 };
 
+/// The two kinds of guest code, which some KVMs run at very different speeds.
+enum class GuestPrivilege : std::uint8_t { kKernel, kUser };
+
 struct PlatformConfig {
   std::span<const std::uint32_t> cpu_ids;  ///< of all vCPUs, by index
   std::span<const MmioDevice> mmio_devices;
@@ -113,5 +116,16 @@ Result<> inject_nmi(const KvmVm& vm, std::uint32_t id);
 
 /// ACPI and SMBIOS tables; returns the address of the RSDP.
 Result<GuestAddress> write_platform_tables(GuestMemory& memory, const PlatformConfig& config);
+
+/// Memory at address 0 that setup_counting_vcpu() wants at least, in bytes.
+inline constexpr std::uint64_t kCountingMemory = 0x10000;
+
+/// Makes the vCPU, already through setup_vcpu(), one that counts for ever at `privilege`, with no
+/// exit of its own: for measuring. Writes its tables and code into `memory`.
+Result<> setup_counting_vcpu(int vcpu_fd, GuestMemory& memory, GuestPrivilege privilege);
+/// How many instructions of its loop that vCPU has run; while it is not in KVM_RUN.
+Result<std::uint64_t> counted_instructions(int vcpu_fd);
+/// Runs so many (2 or more) instructions of such a loop on the host itself, to compare with.
+void count_on_host(std::uint64_t instructions);
 
 }  // namespace vireo::arch
