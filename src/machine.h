@@ -38,6 +38,9 @@
 
 namespace vireo {
 
+/// The io_uring operations that a machine uses: its rings take no others.
+std::span<const std::uint8_t> ring_opcodes();
+
 /// What the machine does at this moment.
 enum class MachineState : std::uint8_t { kStarting, kRunning, kPausing, kPaused, kStopping };
 /// "running" and so on, as status and events have it.

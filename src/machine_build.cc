@@ -55,6 +55,10 @@ Result<std::array<std::uint8_t, 16>> random_uuid() {
 
 }  // namespace
 
+std::span<const std::uint8_t> ring_opcodes() {
+  return kOpcodes;
+}
+
 Result<std::unique_ptr<Machine>> Machine::build(const Config& config, Timeline& timeline) {
   auto machine = std::unique_ptr<Machine>(new Machine(config, timeline));
   TRY(machine->limits_.apply(config.limits));

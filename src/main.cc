@@ -19,6 +19,7 @@
 #include "src/config_value.h"
 #include "src/control.h"
 #include "src/ctl.h"
+#include "src/doctor.h"
 #include "src/machine.h"
 #include "src/options.h"
 #include "src/timeline.h"
@@ -95,6 +96,21 @@ Result<int> run_machine(const Config& config, Timeline& timeline) {
   return machine->run();
 }
 
+/// A stream that could not write drops what it held, so that flushing it tells nothing any more.
+Result<> print(const std::string& text) {
+  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+    return fail_errno(errno, "stdout");
+  }
+  return {};
+}
+
+Result<int> report_host(bool json) {
+  const Diagnosis diagnosis = examine_host();
+  TRY(print(json ? to_json(diagnosis) : to_text(diagnosis)));
+  const Finding* const blocker = diagnosis.blocker();
+  return blocker != nullptr ? status_of(*blocker->blocker) : 0;
+}
+
 Result<int> execute(std::span<const char* const> arguments) {
   Timeline timeline;
   TRY_ASSIGN(const Invocation invocation, parse_command_line(arguments));
@@ -104,15 +120,14 @@ Result<int> execute(std::span<const char* const> arguments) {
       return run_machine(invocation.config, timeline);
     case Command::kCtl:
       return run_ctl(invocation.ctl);
+    case Command::kDoctor:
+      return report_host(invocation.json);
     case Command::kCheck:
-      std::fputs(to_toml(invocation.config).c_str(), stdout);
+      TRY(print(to_toml(invocation.config)));
       break;
     case Command::kPrint:
-      std::fputs(invocation.text.c_str(), stdout);
+      TRY(print(invocation.text));
       break;
-  }
-  if (std::fflush(stdout) != 0) {
-    return fail_errno(errno, "stdout");
   }
   return 0;
 }

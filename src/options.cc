@@ -23,6 +23,7 @@ constexpr std::string_view kOverview =
 usage: vireo run [FILE.toml] [options]    boot a VM; the process ends with it
        vireo check FILE.toml [options]    validate, print the resolved configuration
        vireo ctl SOCKET VERB [options]    ask a running VM, or tell it what to do
+       vireo doctor [--json]              what this host offers, and what it lacks
        vireo --help | --version           `vireo run --help` tells the options
 
 exit status: 0 guest powered off or ordered stop; 10 guest asked for a reboot; 11 guest panicked;
@@ -38,6 +39,17 @@ constexpr std::string_view kFooter = R"(Examples:
 Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,
 machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, machine.on_reboot,
 boot.cache, boot.unpack, boot.kaslr, ready.timeout, limits.)";
+
+constexpr std::string_view kDoctorFooter = R"(Examples:
+  vireo doctor
+  vireo doctor --json | jq '.findings[] | select(.state == "lacking")'
+
+The report for programs has version, vireo (its version), can_run and findings; each of these has
+section, id, title, state (ok, lacking, unknown), value, number (the value, where it is one, or null),
+cost and remedy (both empty unless it is lacking). Every id is there on every host.
+
+Exit status: 0 VMs can run here; 69 KVM is missing or lacks what vireo needs; 77 the user may not open
+/dev/kvm; 71 the system refuses something else that every VM needs.)";
 
 /// An option whose text goes to a key of the configuration.
 struct ValueOption {
@@ -72,8 +84,8 @@ constexpr auto kValueOptions = std::to_array<ValueOption>({
 /// Options of the interface that later versions will have: known, and refused by name.
 constexpr std::array kLaterOptions = {"--disk",    "--volume", "--net",   "--vsock",     "--fs",
                                       "--balloon", "--rng",    "--netns", "--allow-path"};
-constexpr std::array<std::string_view, 8> kLaterCommands = {
-    "restore", "serve", "doctor", "fork", "exec", "shell", "cp", "snapshot"};
+constexpr std::array<std::string_view, 7> kLaterCommands = {"restore", "serve", "fork",    "exec",
+                                                            "shell",   "cp",    "snapshot"};
 
 /// --serial MODE[,path=PATH][,append]; each word once.
 Result<> set_serial(Config& config, std::string_view text) {
@@ -185,6 +197,21 @@ Result<Invocation> parse_run_or_check(Command command, std::span<const char* con
   return invocation;
 }
 
+Result<Invocation> parse_doctor(std::span<const char* const> arguments) {
+  Invocation invocation;
+  invocation.command = Command::kDoctor;
+  CLI::App app("Tells what this host offers VMs; for each lack, what it costs and how to mend it.",
+               "vireo doctor");
+  app.add_flag("--json", invocation.json, "the report for programs, with the same lines");
+  app.footer(std::string(kDoctorFooter));
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, arguments));
+  if (help) {
+    invocation.command = Command::kPrint;
+    invocation.text = std::move(*help);
+  }
+  return invocation;
+}
+
 Result<Invocation> parse_ctl(std::span<const char* const> arguments) {
   Invocation invocation;
   invocation.command = Command::kCtl;
@@ -242,6 +269,9 @@ Result<Invocation> parse_command_line(std::span<const char* const> arguments) {
   }
   if (command == "ctl") {
     return parse_ctl(arguments.subspan(2));
+  }
+  if (command == "doctor") {
+    return parse_doctor(arguments.subspan(2));
   }
   if (command == "--help" || command == "-h" || command == "help") {
     return Invocation{.command = Command::kPrint, .text = std::string(kOverview)};

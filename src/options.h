@@ -15,6 +15,7 @@ enum class Command : std::uint8_t {
   kRun,
   kCheck,
   kCtl,
+  kDoctor,
   kPrint,  ///< --help, --version: print `text`, and that is all
 };
 
@@ -23,6 +24,7 @@ struct Invocation {
   Config config;
   CtlCommand ctl;
   std::string text;
+  bool json = false;  ///< doctor: its report for programs
 };
 
 /// Reads the arguments (the program's name first), and the configuration file that they name.

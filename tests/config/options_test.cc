@@ -190,6 +190,17 @@ TEST_CASE("options: --serial takes a mode and what that mode wants") {
   CHECK(wrong("unix,path=x,append", ErrorCode::kConfig).starts_with("serial.append: "));
 }
 
+TEST_CASE("options: doctor takes --json and nothing else") {
+  CHECK(accepted({"doctor"}).command == Command::kDoctor);
+  CHECK_FALSE(accepted({"doctor"}).json);
+  CHECK(accepted({"doctor", "--json"}).json);
+  CHECK(accepted({"doctor", "--help"}).command == Command::kPrint);
+  CHECK(contains(accepted({"doctor", "--help"}).text, "vireo doctor --json"));
+  for (const char* const wrong : {"--jsn", "vm.toml", "--json=maybe", "--kernel"}) {
+    CHECK(contains(refused({"doctor", wrong}), "see vireo doctor --help"));
+  }
+}
+
 TEST_CASE("options: what later versions will have is refused by name") {
   for (const char* const option : {"--disk", "--volume", "--net", "--vsock", "--fs", "--balloon",
                                    "--rng", "--netns", "--allow-path"}) {
@@ -199,7 +210,7 @@ TEST_CASE("options: what later versions will have is refused by name") {
     CHECK(refused({"run", "--kernel", "k", joined.c_str()}).starts_with(option));
   }
   for (const char* const command :
-       {"restore", "serve", "doctor", "fork", "exec", "shell", "cp", "snapshot"}) {
+       {"restore", "serve", "fork", "exec", "shell", "cp", "snapshot"}) {
     CHECK(contains(refused({command}), "is not yet supported"));
   }
   CHECK(contains(refused({"frobnicate"}), "not a command"));
