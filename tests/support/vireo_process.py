@@ -46,14 +46,30 @@ def run(*arguments, stdin=b"", timeout=TIMEOUT, **options):
                  done.stderr.decode(errors="replace"))
 
 
-def forbidding(syscall, error):
+def forbidding(syscall, error, arguments=None):
     """A preexec_fn after which system call number `syscall` fails with `error`, as in a container
-    whose seccomp profile does not have it."""
+    whose seccomp profile does not have it; where `arguments` (a value for each index) are given, only
+    calls with these. Error 0 makes the call return 0 without being made."""
+    return forbidding_each((syscall, error, arguments or {}))
+
+
+def forbidding_each(*rules):
+    """The same for several (syscall, error, arguments)."""
+    load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    errno_action, allow = 0x00050000, 0x7fff0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
+
+    def filter_of(syscall, error, arguments):
+        # offsets in struct seccomp_data: nr, then the lower halves of the arguments
+        wanted = [(0, syscall)] + [(16 + 8 * index, value) for index, value in arguments.items()]
+        instructions = []
+        for place, (offset, value) in enumerate(wanted):
+            behind = 2 * (len(wanted) - place) - 1
+            instructions += [(load, 0, 0, offset), (equal, 0, behind, value)]
+        return instructions + [(answer, 0, 0, errno_action | error)]
+
     def install():
-        load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-        errno_action, allow = 0x00050000, 0x7fff0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
-        instructions = [(load, 0, 0, 0), (equal, 0, 1, syscall),
-                        (answer, 0, 0, errno_action | error), (answer, 0, 0, allow)]
+        instructions = [each for rule in rules for each in filter_of(*rule)]
+        instructions.append((answer, 0, 0, allow))
         code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
         filters = ctypes.create_string_buffer(code, len(code))
         program = struct.pack("@HP", len(instructions), ctypes.addressof(filters))
