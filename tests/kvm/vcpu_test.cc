@@ -63,7 +63,9 @@ class Observer final : public VcpuObserver {
 };
 
 struct Guest {
-  explicit Guest(std::vector<std::uint8_t> code, bool profile = false) {
+  explicit Guest(std::vector<std::uint8_t> code, bool profile = false,
+                 std::optional<Error> begin_error = std::nullopt) {
+    observer.begin_error = std::move(begin_error);
     const std::array ranges = {*GuestRange::create(GuestAddress(0), std::uint64_t{1} << 20)};
     memory = std::move(*GuestMemory::create(ranges, {}));
     REQUIRE(memory->write(GuestAddress(kCode), std::as_bytes(std::span(code))));
@@ -120,6 +122,37 @@ TEST_CASE("vcpu: port accesses reach the bus, and an exit that nobody handles en
   CHECK(guest.observer.entries == 1);
   REQUIRE(guest.ports.written.size() == 1);
   CHECK(guest.ports.written[0] == 0x42);
+}
+
+TEST_CASE("vcpu: what its thread cannot begin with is an error of its start") {
+  Guest refused(kReadForever, false, Error(ErrorCode::kConfig, "no such processor"));
+  const Result<> started = refused.vcpu->wait_started();
+  REQUIRE_FALSE(started);
+  CHECK(started.error().message() == "no such processor");
+  refused.vcpu->stop();
+  CHECK(refused.observer.entries == 0);
+
+  Guest guest(kReadForever);
+  CHECK(guest.vcpu->wait_started().has_value());
+}
+
+TEST_CASE("vcpu: each time that it stands still its observer is told, and it says so") {
+  Guest guest(kReadForever);
+  guest.vcpu->wait_paused();
+  CHECK(guest.vcpu->is_paused());
+  for (int round = 0; round < 3; ++round) {
+    guest.vcpu->resume();
+    while (guest.vcpu->is_paused()) {
+      std::this_thread::yield();
+    }
+    guest.vcpu->pause();
+    guest.vcpu->wait_paused();
+    CHECK(guest.vcpu->is_paused());
+  }
+  guest.vcpu->stop();
+  CHECK(guest.vcpu->is_paused());
+  // At its start, after each round, and at its end.
+  CHECK(guest.observer.pauses == 5);
 }
 
 TEST_CASE("vcpu: a triple fault is told as one") {
