@@ -15,8 +15,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from traced import Traced  # noqa: E402
 from vireo_process import PROBE, VIREO, is_sanitized, start  # noqa: E402
 
-# A build with sanitizers has no sandbox: what is shipped lies beside it.
-SHIPPED = os.path.join(os.environ["VIREO_BUILD"], "release/src/vireo") if is_sanitized() else VIREO
 AT_FDCWD = -100
 TCGETS, TIOCSTI, KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION, KVM_RUN = (
     0x5401, 0x5412, 0xae01, 0xae41, 0x4020ae46, 0xae80)
@@ -52,9 +50,14 @@ FORBIDDEN_TO_VCPUS = {
 FORBIDDEN_TO_MAIN = {"running a vCPU": (16, 3, KVM_RUN, 0)}
 
 
+def shipped():
+    """A build with sanitizers has no sandbox: what is shipped lies beside it."""
+    return os.path.join(os.environ["VIREO_BUILD"], "release/src/vireo") if is_sanitized() else VIREO
+
+
 class Forbidden(unittest.TestCase):
     def vm(self, *options):
-        traced = Traced([SHIPPED, "run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff", "--ready",
+        traced = Traced([shipped(), "run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff", "--ready",
                          "serial:echo", *map(str, options)])
         traced.wait_for(b"echo=ready")
         return traced
@@ -104,7 +107,7 @@ class Forbidden(unittest.TestCase):
 
 class Process(unittest.TestCase):
     def status(self, *options, **keywords):
-        process = subprocess.Popen([SHIPPED, "run", "--kernel", PROBE, "--cmdline", "probe=echo", *options],
+        process = subprocess.Popen([shipped(), "run", "--kernel", PROBE, "--cmdline", "probe=echo", *options],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
         process.stdout.readline()
         try:
@@ -147,7 +150,7 @@ class Process(unittest.TestCase):
             (directory / "dev").mkdir()
             os.mknod(directory / "dev/kvm", 0o20666, os.stat("/dev/kvm").st_rdev)
             (directory / "dev/kvm").chmod(0o666)
-            for file, source in (("vireo", SHIPPED), ("probe", PROBE)):
+            for file, source in (("vireo", shipped()), ("probe", PROBE)):
                 (directory / file).write_bytes(pathlib.Path(source).read_bytes())
                 (directory / file).chmod(0o755)
             for user in (0, 65534):
