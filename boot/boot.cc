@@ -220,6 +220,8 @@ Result<bool> GuestBoot::prepare() {
     cache_->remember(kernel_file_.identity(), content);
     take_cached(std::move(*cached));
   }
+  // It has had its chance: a later load() may come when paths cannot be resolved any more.
+  cache_.reset();
   return found;
 }
 

@@ -235,6 +235,7 @@ void Control::on_accept(Op& /*op*/, Completion completion) {
   const bool waited = std::exchange(accept_waits_, false);
   if (completion.result >= 0 && !waited) {
     UniqueFd socket(completion.result);
+    collect();  // one whose last operation ended after it had asked for this holds no place
     const auto free =
         std::ranges::find_if(clients_, [](const auto& client) { return client == nullptr; });
     if (free != clients_.end()) {

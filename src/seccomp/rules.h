@@ -113,7 +113,6 @@ inline constexpr auto kRules = std::to_array<Rule>({
 
     // What the control socket asks of KVM, and a restart.
     ioctl(kMain, KVM_SIGNAL_MSI),
-    ioctl(kMain, KVM_KVMCLOCK_CTRL),
     ioctl(kMain, KVM_SET_IRQCHIP),
     ioctl(kMain, KVM_SET_REGS),
     ioctl(kMain, KVM_GET_SREGS),

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -130,6 +131,28 @@ class Notified(unittest.TestCase):
                 process.communicate(timeout=20)
                 self.assertEqual(process.returncode, status)
                 self.assertEqual(self.received("STATUS=" + text)[-2:], ["STOPPING=1", "STATUS=" + text])
+
+
+class Restarts(unittest.TestCase):
+    def test_a_kernel_that_no_cache_keeps_is_loaded_again(self):
+        def no_file_grows():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory)
+            for cache in (path / "cache", "off"):
+                with self.subTest(cache):
+                    (path / "vm.toml").write_text(f'[machine]\non_reboot = "restart"\n[boot]\ncache = "{cache}"\n',
+                                                  encoding="ascii")
+                    process = start("run", path / "vm.toml", "--kernel", PROBE, "--cmdline",
+                                    "probe=hello end=reboot", "--control", path / "vm.sock",
+                                    preexec_fn=no_file_grows)
+                    for _ in range(3):
+                        self.assertEqual(process.stdout.readline().strip(), b"probe: hello from CPL 3")
+                    self.assertEqual(run("ctl", path / "vm.sock", "kill").status, 0)
+                    process.communicate(timeout=20)
+                    self.assertEqual(process.returncode, 0)
 
 
 class Signals(unittest.TestCase):
