@@ -4,7 +4,8 @@
 #   shell    an interactive shell (the default)      tour    a short scripted look around, then power off
 #   echo     answers each line until quit or reboot  cpus    prints what the machine has, then power off
 #   wait     until the power button is pressed       deaf    the same, and ignores the button
-#   panic    the kernel panics                       (poweroff and reboot never come here)
+#   panic    the kernel panics                       busy     waits without ever being idle
+# poweroff and reboot never come here.
 # This shell finds busybox's programs in itself; only who types commands needs them in /bin as well.
 word=${1:-shell}
 mount -t sysfs sysfs /sys
@@ -43,6 +44,9 @@ case $word in
   wait | deaf)
     echo "$word: ready"
     sleep 1000 ;;
+  busy)
+    echo "busy: ready"
+    while :; do :; done ;;
   tour)
     echo; echo "== a Linux guest under vireo =="
     uname -srm

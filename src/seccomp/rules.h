@@ -79,6 +79,7 @@ inline constexpr auto kRules = std::to_array<Rule>({
 
     // The guest.
     ioctl(kVcpu, KVM_RUN),
+    ioctl(kVcpu, KVM_KVMCLOCK_CTRL),
     any(kMain | kVcpu, "mincore"),  // a mark of the guest ends a phase of the profile
 
     // The reactor.
