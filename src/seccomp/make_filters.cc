@@ -3,8 +3,11 @@
 // start costs no compilation of filters.
 //
 // usage: make_filters >seccomp_filters.h
+//        make_filters list     one rule on a line, for the test that holds them to what is used:
+//                              threads, 1 if the suites need not see it, call, argument, value
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 #include <vector>
 
 #include <linux/filter.h>
@@ -82,9 +85,23 @@ void print_filter(const char* name, unsigned threads) {
   seccomp_release(filter);
 }
 
+void print_list() {
+  for (const Rule& rule : vireo::seccomp::kRules) {
+    std::printf("%u %d %s", rule.threads, rule.rare != nullptr ? 1 : 0, rule.call);
+    if (rule.compare == Compare::kEqual) {
+      std::printf(" %u %u", rule.argument, rule.value);
+    }
+    std::printf("\n");
+  }
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "list") {
+    print_list();
+    return 0;
+  }
   std::printf(
       "// Made by src/seccomp/make_filters from src/seccomp/rules.h.\n#pragma once\n\n"
       "#include <array>\n\n#include <linux/filter.h>\n\nnamespace vireo {\n\n");

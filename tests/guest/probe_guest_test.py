@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """vireo with the probe as its guest: on any KVM, one that interprets kernel code included."""
+import ctypes
+import fcntl
 import json
 import os
 import pathlib
@@ -119,33 +121,55 @@ class Consoles(unittest.TestCase):
         self.assertEqual(process.returncode, 0)
         self.assertFalse(path.exists())
 
-    def test_terminal_is_raw_while_the_guest_has_it_and_restored_after(self):
-        for how in ("escape", "kill"):
-            with self.subTest(how):
-                master, slave = pty.openpty()
-                before = termios.tcgetattr(slave)
+    def on_a_terminal(self):
+        """The guest has said something; (process, our side of the terminal, its side, its first settings)."""
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        self.addCleanup(os.close, slave)
+        before = termios.tcgetattr(slave)
 
-                def controlling():
-                    os.setsid()
-                    import fcntl  # pylint: disable=import-outside-toplevel
-                    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-                process = subprocess.Popen(
-                    [VIREO, "run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff"],
-                    stdin=slave, stdout=slave, stderr=slave, preexec_fn=controlling)
-                said = b""
-                while b"probe: " not in said:
-                    said += os.read(master, 1000)
-                    self.assertTrue(b"probe: ".startswith(said[:7]), said)
-                self.assertFalse(termios.tcgetattr(slave)[3] & termios.ECHO)
+        def controlling():
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        process = subprocess.Popen(
+            [VIREO, "run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff"],
+            stdin=slave, stdout=slave, stderr=slave, preexec_fn=controlling)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        said = b""
+        while b"probe: " not in said:
+            said += os.read(master, 1000)
+            self.assertTrue(b"probe: ".startswith(said[:7]), said)
+        self.assertFalse(termios.tcgetattr(slave)[3] & termios.ECHO)
+        return process, master, slave, before
+
+    def test_terminal_is_raw_while_the_guest_has_it_and_restored_after(self):
+        for how in ("escape", "vireo", "vireo-vcpu0"):
+            with self.subTest(how):
+                process, master, slave, before = self.on_a_terminal()
                 if how == "escape":
                     os.write(master, b"\x01x")
                     self.assertEqual(process.wait(20), 0)
-                else:
-                    process.send_signal(signal.SIGABRT)
-                    process.wait(20)
+                else:  # a fault on this thread
+                    thread = next(task for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+                                  if (task / "comm").read_text().strip() == how)
+                    ctypes.CDLL(None).tgkill(process.pid, int(thread.name), signal.SIGABRT)
+                    self.assertEqual(process.wait(20), -signal.SIGABRT)
                 self.assertEqual(termios.tcgetattr(slave), before)
-                os.close(master)
-                os.close(slave)
+
+    def test_terminal_is_raw_again_after_job_control(self):
+        process, master, slave, before = self.on_a_terminal()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        termios.tcsetattr(slave, termios.TCSANOW, before)  # as a shell does
+        process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 20
+        while termios.tcgetattr(slave)[3] & termios.ECHO and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.assertFalse(termios.tcgetattr(slave)[3] & termios.ECHO)
+        os.write(master, b"\x01x")
+        self.assertEqual(process.wait(20), 0)
+        self.assertEqual(termios.tcgetattr(slave), before)
 
     def test_a_reader_that_stops_does_not_stop_the_guest(self):
         reader, writer = os.pipe()

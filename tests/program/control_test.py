@@ -149,6 +149,11 @@ class Verbs(ControlTest):
         process.communicate(timeout=20)
         self.assertEqual(process.returncode, 0)
 
+    def test_nmi(self):
+        self.start("--cpus", "2")
+        # The probe has no handler for it: what it comes to is for tests with Linux.
+        self.assertEqual(self.ctl("nmi").status, 0)
+
     def test_ctrl_alt_del_wants_a_keyboard(self):
         self.start()
         self.assertEqual(self.ctl("ctrl-alt-del").errors,

@@ -98,9 +98,10 @@ class Traced:
                 return int(task.name)
         raise AssertionError(f"no thread is called {name}")
 
-    def call(self, tid, number, *arguments, text=None):
+    def call(self, tid, number, *arguments, text=None, look=lambda: None):
         """Makes thread `tid` do one system call. Its result, or None where the process ended by it.
-        `text`, if given, is put below the thread's stack, and stands for the argument None."""
+        `text`, if given, is put below the thread's stack, and stands for the argument None. `look` is
+        called once after the call, before the thread goes on."""
         self.expected = frozenset([tid])
         buffer = ctypes.create_string_buffer(8 * len(REGISTERS))
         while True:
@@ -145,6 +146,7 @@ class Traced:
             while self.status is None:
                 self.step()
             return None
+        look()
         packed = ctypes.create_string_buffer(struct.pack(f"{len(REGISTERS)}Q", *before.values()))
         ptrace(SETREGS, tid, None, ctypes.addressof(packed))
         ptrace(CONT, tid)

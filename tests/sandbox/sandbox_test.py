@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The sandbox of the program that is shipped, tried from within each kind of thread while a guest runs."""
+import ctypes
 import errno
 import os
 import pathlib
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -13,11 +15,11 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from traced import Traced  # noqa: E402
-from vireo_process import PROBE, VIREO, is_sanitized, start  # noqa: E402
+from vireo_process import PROBE, VIREO, start  # noqa: E402
 
 AT_FDCWD = -100
-TCGETS, TIOCSTI, KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION, KVM_RUN = (
-    0x5401, 0x5412, 0xae01, 0xae41, 0x4020ae46, 0xae80)
+TIOCGPGRP, TIOCSTI, KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION, KVM_RUN = (
+    0x540f, 0x5412, 0xae01, 0xae41, 0x4020ae46, 0xae80)
 
 # System calls of x86-64 with their first arguments: 50 things that no thread needs.
 FORBIDDEN = {
@@ -39,25 +41,39 @@ FORBIDDEN = {
     "a new memory slot": (16, 3, KVM_SET_USER_MEMORY_REGION, 0), "TIOCSTI": (16, 0, TIOCSTI, 0),
     "link": (86, 0), "symlink": (88, 0), "mkdir": (83, 0), "chmod": (90, 0), "chown": (92, 0),
     "rename": (82, 0), "unlink": (87, 0), "truncate": (76, 0), "mknod": (133, 0), "setrlimit": (160, 0),
-    "prlimit64": (302, 1), "name_to_handle_at": (303, AT_FDCWD), "open_by_handle_at": (304, AT_FDCWD),
+    "prlimit64": (302, 1), "read": (0, 99), "lseek": (8, 99), "getsockopt": (55, 99), "rt_sigaction": (13, 1, 0),
+    "sched_setaffinity": (203, 0), "name_to_handle_at": (303, AT_FDCWD), "open_by_handle_at": (304, AT_FDCWD),
 }
 # What the main thread may do and a vCPU's may not.
 FORBIDDEN_TO_VCPUS = {
     "io_uring_enter": (426, 0), "unlinkat": (263, 0), "renameat": (264, 0), "openat below a directory": (257, 3, 0),
-    "close": (3, 99), "read": (0, 99), "pread64": (17, 99), "TCGETS": (16, 0, TCGETS, 0), "shutdown": (48, 99),
+    "close": (3, 99), "pread64": (17, 99), "TIOCGPGRP": (16, 0, TIOCGPGRP, 0), "shutdown": (48, 99),
     "ftruncate": (77, 99),
 }
+IORING_OFF_SQ_RING, IORING_OFF_SQES = 0, 0x10000000
+IORING_OP_WRITE, IORING_OP_LAST = 23, 49
+# POLL_ADD, TIMEOUT, ACCEPT, ASYNC_CANCEL, READ, WRITE
+OPERATIONS_IN_USE = (6, 11, 13, 14, 22, 23)
+MARK = 0x6d61726b
 FORBIDDEN_TO_MAIN = {"running a vCPU": (16, 3, KVM_RUN, 0)}
 
 
-def shipped():
-    """A build with sanitizers has no sandbox: what is shipped lies beside it."""
-    return os.path.join(os.environ["VIREO_BUILD"], "release/src/vireo") if is_sanitized() else VIREO
+def ring_offsets():
+    """Where this kernel has the parts of a ring: struct io_sqring_offsets and io_cqring_offsets."""
+    params = ctypes.create_string_buffer(120)
+    descriptor = ctypes.CDLL(None).syscall(425, 1, params)
+    assert descriptor >= 0
+    os.close(descriptor)
+    offsets = {}
+    for names, at in ((("sq_head", "sq_tail", "sq_mask"), 40),
+                      (("cq_head", "cq_tail", "cq_mask", "cq_entries", "cq_overflow", "cqes"), 80)):
+        offsets.update(zip(names, struct.unpack_from(f"{len(names)}I", params, at)))
+    return offsets
 
 
 class Forbidden(unittest.TestCase):
     def vm(self, *options):
-        traced = Traced([shipped(), "run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff", "--ready",
+        traced = Traced([VIREO, "run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff", "--ready",
                          "serial:echo", *map(str, options)])
         traced.wait_for(b"echo=ready")
         return traced
@@ -81,6 +97,43 @@ class Forbidden(unittest.TestCase):
         with self.vm() as traced:
             for thread in ("vireo", "vireo-vcpu0"):
                 self.assertEqual(traced.call(traced.thread(thread), 39), traced.pid)  # getpid
+
+    def completion(self, opcode):
+        """What the ring of a VM answers to an operation that a guest has put into it."""
+        answers = []
+        at = ring_offsets()
+        with self.vm() as traced:
+            mapped = {int(fields[2], 16): int(fields[0].split("-")[0], 16) for fields in
+                      (line.split() for line in pathlib.Path(f"/proc/{traced.pid}/maps").read_text().splitlines())
+                      if fields[-1] == "anon_inode:[io_uring]"}
+            ring, sqes = mapped[IORING_OFF_SQ_RING], mapped[IORING_OFF_SQES]
+            descriptor = next(int(entry.name) for entry in pathlib.Path(f"/proc/{traced.pid}/fd").iterdir()
+                              if os.readlink(entry) == "anon_inode:[io_uring]")
+            with open(f"/proc/{traced.pid}/mem", "r+b", buffering=0) as memory:
+                def word(name, value=None):
+                    memory.seek(ring + at[name])
+                    if value is None:
+                        return struct.unpack("I", memory.read(4))[0]
+                    return memory.write(struct.pack("I", value))
+
+                def look():
+                    memory.seek(ring + at["cqes"] + 16 * ((word("cq_tail") - 1) & word("cq_mask")))
+                    answers.append(struct.unpack("QiI", memory.read(16)))
+                tail = word("sq_tail")
+                memory.seek(sqes + 64 * (tail & word("sq_mask")))
+                memory.write(struct.pack("=BBHiQQIIQ24x", opcode, 0, 0, AT_FDCWD, 0, 0, 0, 0, MARK))
+                word("sq_tail", tail + 1)
+                self.assertEqual(traced.call(traced.thread("vireo"), 426, descriptor, 1, 0, 0, look=look), 1)
+        user_data, result, _ = answers[0]
+        self.assertEqual(user_data, MARK)
+        return result
+
+    def test_no_operation_of_the_ring_but_those_in_use(self):
+        self.assertEqual(self.completion(IORING_OP_WRITE), -errno.EBADF)  # one of those that are
+        for opcode in range(IORING_OP_LAST):
+            if opcode not in OPERATIONS_IN_USE:
+                with self.subTest(opcode):
+                    self.assertEqual(self.completion(opcode), -errno.EACCES)
 
     def test_no_file_but_its_own(self):
         with tempfile.TemporaryDirectory() as name:
@@ -107,7 +160,7 @@ class Forbidden(unittest.TestCase):
 
 class Process(unittest.TestCase):
     def status(self, *options, **keywords):
-        process = subprocess.Popen([shipped(), "run", "--kernel", PROBE, "--cmdline", "probe=echo", *options],
+        process = subprocess.Popen([VIREO, "run", "--kernel", PROBE, "--cmdline", "probe=echo", *options],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
         process.stdout.readline()
         try:
@@ -150,7 +203,7 @@ class Process(unittest.TestCase):
             (directory / "dev").mkdir()
             os.mknod(directory / "dev/kvm", 0o20666, os.stat("/dev/kvm").st_rdev)
             (directory / "dev/kvm").chmod(0o666)
-            for file, source in (("vireo", shipped()), ("probe", PROBE)):
+            for file, source in (("vireo", VIREO), ("probe", PROBE)):
                 (directory / file).write_bytes(pathlib.Path(source).read_bytes())
                 (directory / file).chmod(0o755)
             for user in (0, 65534):
