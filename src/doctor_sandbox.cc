@@ -6,7 +6,6 @@
 
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -15,6 +14,7 @@
 #include <fmt/core.h>
 
 #include "src/doctor_checks.h"
+#include "src/empty_root.h"
 
 namespace vireo {
 
@@ -35,7 +35,9 @@ constexpr Check kLandlock = {
 constexpr Check kMountNamespace = {
     "mount_namespace", "an empty root directory (mount namespace)",
     "left out of the sandbox: Landlock alone keeps a guest that breaks out off the host's files",
-    "start vireo with CAP_SYS_ADMIN, which it gives up before its guest runs"};
+    "sysctl user.max_user_namespaces above 0 (Ubuntu: "
+    "kernel.apparmor_restrict_unprivileged_userns=0), "
+    "or start vireo with CAP_SYS_ADMIN, which it gives up before its guest runs"};
 constexpr Check kCoreScheduling = {
     "core_scheduling", "core scheduling",
     "limits.core_scheduling is refused: on a core with SMT, a guest runs beside strangers, and may "
@@ -68,7 +70,8 @@ Finding check_landlock() {
 Finding check_mount_namespace() {
   const pid_t child = ::fork();
   if (child == 0) {
-    ::_exit(::unshare(CLONE_NEWNS) == 0 ? 0 : errno);
+    const Result<int> refused = enter_mount_namespace();
+    ::_exit(refused ? *refused : ENOSYS);
   }
   int status = 0;
   pid_t ended = -1;

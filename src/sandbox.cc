@@ -12,15 +12,14 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <seccomp_filters.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "src/base/fd.h"
 #include "src/base/log.h"
+#include "src/empty_root.h"
 #include "src/landlock.h"
 
 namespace vireo {
@@ -45,39 +44,6 @@ class Lacks {
  private:
   std::string text_;
 };
-
-int pivot_root(const char* new_root, const char* put_old) {
-  return static_cast<int>(::syscall(SYS_pivot_root, new_root, put_old));
-}
-
-/// A mount namespace whose only file system is empty and cannot be written to. False where the
-/// process may not have one (it takes CAP_SYS_ADMIN).
-bool enter_empty_root() {
-  if (::unshare(CLONE_NEWNS) < 0) {
-    return false;
-  }
-  // Nothing that is mounted here shall be seen elsewhere.
-  if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) {
-    return false;
-  }
-  const UniqueFd context(::fsopen("tmpfs", FSOPEN_CLOEXEC));
-  if (!context || ::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) {
-    return false;
-  }
-  const UniqueFd root(
-      ::fsmount(context.get(), FSMOUNT_CLOEXEC,
-                MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
-  if (!root || ::move_mount(root.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
-      ::fchdir(root.get()) < 0) {
-    return false;
-  }
-  // The old root lies under the new one then, and leaves. An initial root file system cannot be
-  // left so; that one stays mounted, out of reach of paths.
-  if (pivot_root(".", ".") == 0) {
-    ::umount2(".", MNT_DETACH);
-  }
-  return ::chroot(".") == 0;
-}
 
 /// Gives up all capabilities, but for CAP_DAC_OVERRIDE where the process's own user could not
 /// remove what it made in another's directory.
@@ -136,17 +102,21 @@ Result<> enter_sandbox(const SandboxPaths& paths) {
   static_cast<void>(paths);
   static_cast<void>(install_filter);
   static_cast<void>(drop_capabilities);
-  static_cast<void>(enter_empty_root);
   return {};
 #else
   Lacks lacks;
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
     return fail_errno(errno, "sandbox: prctl");
   }
   // Its paths are looked up before the root is gone.
   TRY_ASSIGN(const UniqueFd rules, make_landlock_rules(paths));
-  if (!enter_empty_root()) {
-    lacks.add("a mount namespace of its own (CAP_SYS_ADMIN)");
+  TRY_ASSIGN(const bool empty, enter_empty_root());
+  if (!empty) {
+    lacks.add("an empty root directory");
+  }
+  // Not sooner: a process that may not be dumped has no say in its own user namespace.
+  if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+    return fail_errno(errno, "sandbox: prctl");
   }
   TRY(drop_capabilities(paths));
   if (!rules) {

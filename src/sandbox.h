@@ -3,9 +3,9 @@
 // and before the guest's first instruction, narrowed on each thread before it serves the guest.
 //
 //   no new privileges, no capabilities, no core dump, an empty root directory of its own (where
-//   the process may have one), no path but those named here (landlock), no system call but those
-//   that a thread of its kind uses (seccomp; src/seccomp/rules.h), no io_uring operation but those
-//   that the ring was restricted to.
+//   the process may have one; src/empty_root.h), no path but those named here (landlock), no system
+//   call but those that a thread of its kind uses (seccomp; src/seccomp/rules.h), no io_uring
+//   operation but those that the ring was restricted to.
 //
 // What the host does not give is left out with one warning that names it; `vireo doctor` tells what
 // it costs. There is no pid or network namespace: the process stays the one that was started.

@@ -160,7 +160,10 @@ class Restarts(unittest.TestCase):
                 self.assertGreaterEqual(json.loads((self.path / "metrics").read_text())["metrics"]["vireo_restarts"], 2)
 
     def test_a_kernel_that_no_cache_keeps_is_loaded_again(self):
-        for cache in ("/sys/kernel", "off"):  # nobody can make a file in the first
+        closed = self.path / "closed"
+        closed.mkdir(0o555)
+        # In which nobody can make a file.
+        for cache in ("/sys/kernel" if os.geteuid() == 0 else closed, "off"):
             with self.subTest(cache):
                 self.restart_twice(boot=f'[boot]\ncache = "{cache}"\n')
 
@@ -263,7 +266,7 @@ class Limits(unittest.TestCase):
             with self.subTest(limits):
                 ended = self.limited(limits)
                 self.assertIn(ended.status, (66, 78), ended)
-                self.assertTrue(ended.errors.startswith("vireo: " + words), ended)
+                self.assertTrue(ended.errors.splitlines()[-1].startswith("vireo: " + words), ended)
                 self.assertEqual(len(ended.errors.splitlines()), 1, ended)
                 self.assertNotIn("hello", ended.output)
 

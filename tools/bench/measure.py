@@ -107,7 +107,7 @@ def run_once(contender, timeout):
     return run
 
 
-def alternate(contenders, runs, timeout, progress, prepare_round):
+def alternate(contenders, runs, timeout, progress, prepare_round, run=run_once):
     """`runs` rounds after one warm-up round, each contender once a round, so that all of them see
     the same machine; in another order each time, because what ran before leaves its memory behind,
     warm. Returns {name: [Run]}."""
@@ -115,10 +115,10 @@ def alternate(contenders, runs, timeout, progress, prepare_round):
     for number in range(-1, runs):
         prepare_round()
         for contender in random.Random(number).sample(contenders, len(contenders)):
-            run = run_once(contender, timeout)
+            done = run(contender, timeout)
             if number >= 0:
-                results[contender.name].append(run)
-            progress(number, contender, run)
+                results[contender.name].append(done)
+            progress(number, contender, done)
     return results
 
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many processes of one contender, let go at the same instant."""
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+
+from measure import Run, telling
+
+# Waits for the end of its input, which all of them reach at once.
+WAIT = ("sh", "-c", 'read -r _; exec "$@" </dev/null', "sh")
+
+
+def start_all(contender, count):
+    """The processes, and the descriptor that lets them go when it is closed."""
+    held, gate = os.pipe()
+    processes = [subprocess.Popen([*WAIT, *contender.command], stdin=held, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT) for _ in range(count)]
+    os.close(held)
+    time.sleep(0.3)  # until each of them waits
+    return processes, gate
+
+
+def listen(processes, marker, deadline):
+    """Reads all of them to their end: for each what it said, and when it first said `marker`."""
+    said = {process: bytearray() for process in processes}
+    seen = {}
+    with selectors.DefaultSelector() as selector:
+        for process in processes:
+            selector.register(process.stdout, selectors.EVENT_READ, process)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            for key, _ in selector.select(left):
+                process = key.data
+                chunk = os.read(process.stdout.fileno(), 65536)
+                if not chunk:
+                    selector.unregister(process.stdout)
+                    continue
+                said[process] += chunk
+                if process not in seen and marker in said[process]:
+                    seen[process] = time.monotonic()
+    return said, seen
+
+
+def run_together(contender, count, timeout):
+    """One run of `count` processes at once. Its marker is the last one's, its wall time ends with the last
+    end, its CPU time is that of all."""
+    processes, gate = start_all(contender, count)
+    before = time.monotonic()
+    os.close(gate)
+    said, seen = listen(processes, contender.marker, before + timeout)
+    cpu = 0.0
+    why = ""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            if process not in seen:
+                os.kill(process.pid, signal.SIGKILL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        process.stdout.close()
+        cpu += usage.ru_utime + usage.ru_stime
+        if process not in seen or process.returncode not in contender.good:
+            why = f"status {process.returncode}: {telling(said[process])}"
+    if why:
+        return Run(False, why)
+    return Run(True, "", time.monotonic() - before, cpu, max(seen.values()) - before,
+               {"first of all": min(seen.values()) - before})
