@@ -9,6 +9,7 @@
 #include <fmt/core.h>
 
 #include "src/base/fd_path.h"
+#include "src/manual/keys.h"
 
 namespace vireo {
 
@@ -397,8 +398,7 @@ Result<> set_rlimits(const ConfigValue& value, Config& config) {
   return {};
 }
 
-// Every key of the configuration file, those of later versions included.
-constexpr auto kKeys = std::to_array<ConfigKey>({
+constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"name", set_name},
     {"namespace", set_namespace},
     {"labels", set_labels},
@@ -436,17 +436,6 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
     {"log.file", set_path<&LogConfig::file, &Config::log>},
     {"ready.when", set_ready_when},
     {"ready.timeout", set_ready_timeout},
-    {"disk"},
-    {"volume"},
-    {"cloud_init"},
-    {"net"},
-    {"port"},
-    {"vsock"},
-    {"fs"},
-    {"balloon"},
-    {"rng"},
-    {"guest"},
-    {"file"},
     {"limits.cpu_affinity", set_cpu_affinity},
     {"limits.core_scheduling", set_core_scheduling},
     {"limits.cgroup", set_cgroup},
@@ -456,13 +445,34 @@ constexpr auto kKeys = std::to_array<ConfigKey>({
     {"limits.pids_max", set_pids_max},
     {"limits.io_max", set_io_max},
     {"limits.rlimits", set_rlimits},
-    {"limits.guest_pids"},
-    {"limits.netns"},
     {"control.path", set_control},
     {"metrics.path", set_metrics},
     {"sandbox.enabled", set_flag<&SandboxConfig::enabled, &Config::sandbox>},
-    {"sandbox.allow_paths"},
 });
+static_assert(std::ranges::equal(kKeysOfNow, manual::kKeys, {}, &ConfigKey::path,
+                                 &manual::Key::path),
+              "src/manual/keys.h tells of each key of the table above, in its order");
+
+constexpr auto kKeysOfLater = std::to_array<ConfigKey>({{"disk"},
+                                                        {"volume"},
+                                                        {"cloud_init"},
+                                                        {"net"},
+                                                        {"port"},
+                                                        {"vsock"},
+                                                        {"fs"},
+                                                        {"balloon"},
+                                                        {"rng"},
+                                                        {"guest"},
+                                                        {"file"},
+                                                        {"limits.guest_pids"},
+                                                        {"limits.netns"},
+                                                        {"sandbox.allow_paths"}});
+
+constexpr auto kKeys = [] {
+  std::array<ConfigKey, kKeysOfNow.size() + kKeysOfLater.size()> all = {};
+  std::ranges::copy(kKeysOfLater, std::ranges::copy(kKeysOfNow, all.begin()).out);
+  return all;
+}();
 
 }  // namespace
 

@@ -13,6 +13,7 @@
 
 #include "src/base/log.h"
 #include "src/exit_report.h"
+#include "src/manual/verbs.h"
 
 namespace vireo {
 
@@ -155,25 +156,34 @@ void nmi(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
   }
 }
 
-struct Verb {
-  std::string_view name;
-  std::string_view method;
-  void (*answer)(Machine&, const HttpRequest&, const Done&);
-  bool takes_body = false;
+struct Answer {
+  std::string_view verb;
+  void (*give)(Machine&, const HttpRequest&, const Done&);
 };
-constexpr auto kVerbs = std::to_array<Verb>({
-    {"status", "GET", status},
-    {"config", "GET", config},
-    {"stats", "GET", stats},
-    {"metrics", "GET", metrics},
-    {"events", "GET", events},
-    {"pause", "POST", pause},
-    {"resume", "POST", resume},
-    {"stop", "POST", stop, true},
-    {"kill", "POST", kill},
-    {"ctrl-alt-del", "POST", ctrl_alt_del},
-    {"nmi", "POST", nmi},
+constexpr auto kAnswers = std::to_array<Answer>({
+    {"status", status},
+    {"config", config},
+    {"stats", stats},
+    {"metrics", metrics},
+    {"events", events},
+    {"pause", pause},
+    {"resume", resume},
+    {"stop", stop},
+    {"kill", kill},
+    {"ctrl-alt-del", ctrl_alt_del},
+    {"nmi", nmi},
 });
+static_assert(std::ranges::equal(kAnswers, manual::kVerbs, {}, &Answer::verb, &manual::Verb::name),
+              "each verb has its answer, in the order of src/manual/verbs.h");
+
+/// "status, config, …"
+std::string verb_names() {
+  std::string names;
+  for (const manual::Verb& verb : manual::kVerbs) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", verb.name);
+  }
+  return names;
+}
 
 }  // namespace
 
@@ -183,15 +193,13 @@ ControlReply control_error(unsigned status, std::string_view what) {
           .body = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"};
 }
 
-void answer_control(Machine& machine, const HttpRequest& request, Done done) {
+void answer_control(Machine& machine, const HttpRequest& request, const Done& done) {
   constexpr std::string_view kPrefix = "/vireo/";
   const std::string_view path = request.path;
-  const auto* const verb =
-      std::ranges::find(kVerbs, path.substr(std::min(kPrefix.size(), path.size())), &Verb::name);
-  if (!path.starts_with(kPrefix) || verb == kVerbs.end()) {
-    done(control_error(404,
-                       "no such path; verbs are /vireo/status, config, stats, metrics, events, "
-                       "pause, resume, stop, kill, ctrl-alt-del, nmi"));
+  const auto* const verb = std::ranges::find(
+      manual::kVerbs, path.substr(std::min(kPrefix.size(), path.size())), &manual::Verb::name);
+  if (!path.starts_with(kPrefix) || verb == manual::kVerbs.end()) {
+    done(control_error(404, fmt::format("no such path; verbs are /vireo/{}", verb_names())));
     return;
   }
   if (request.method != verb->method) {
@@ -205,7 +213,7 @@ void answer_control(Machine& machine, const HttpRequest& request, Done done) {
     done(control_error(400, "this verb takes no body"));
     return;
   }
-  verb->answer(machine, request, done);
+  kAnswers.at(static_cast<std::size_t>(verb - manual::kVerbs.begin())).give(machine, request, done);
 }
 
 }  // namespace vireo

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The verbs of the control socket: what each path under /vireo/ shows or does. Later verbs are
-// lines of the table in the .cc.
+// lines of the table in the .cc, and of src/manual/verbs.h.
 #pragma once
 
 #include <functional>
@@ -22,7 +22,7 @@ struct ControlReply {
 
 /// Answers `request`, at once or later, by `done`. On the reactor's thread.
 void answer_control(Machine& machine, const HttpRequest& request,
-                    std::function<void(ControlReply)> done);
+                    const std::function<void(ControlReply)>& done);
 
 /// {"version": 1, "error": what}
 ControlReply control_error(unsigned status, std::string_view what);

@@ -16,6 +16,7 @@
 #include "src/config_value.h"
 #include "src/ctl_print.h"
 #include "src/http.h"
+#include "src/manual/verbs.h"
 
 namespace vireo {
 
@@ -25,29 +26,9 @@ constexpr int kExitRefused = 1;
 constexpr int kExitNobody = 69;
 constexpr unsigned kHttpOk = 200;
 
-struct Verb {
-  std::string_view name;
-  std::string_view method;
-  std::string_view help;
-  bool ends_vm = false;
-};
-constexpr auto kVerbs = std::to_array<Verb>({
-    {"status", "GET", "state, readiness, size, uptime"},
-    {"config", "GET", "the resolved configuration"},
-    {"stats", "GET", "exits by reason, port and register with their time; KVM's own counters"},
-    {"metrics", "GET", "the numbers for monitoring (over HTTP also as OpenMetrics text)"},
-    {"events", "GET", "what happens to the VM, as it happens, until it ends"},
-    {"pause", "POST", "stops every vCPU between two instructions"},
-    {"resume", "POST", "lets a paused VM go on"},
-    {"stop", "POST", "presses the power button, waits for the end; --timeout 10s", true},
-    {"kill", "POST", "ends the VM without asking the guest", true},
-    {"ctrl-alt-del", "POST", "presses the three keys: most guests reboot"},
-    {"nmi", "POST", "a non-maskable interrupt for every vCPU"},
-});
-
-const Verb* find_verb(std::string_view name) {
-  const auto* const found = std::ranges::find(kVerbs, name, &Verb::name);
-  return found == kVerbs.end() ? nullptr : found;
+const manual::Verb* find_verb(std::string_view name) {
+  const auto* const found = std::ranges::find(manual::kVerbs, name, &manual::Verb::name);
+  return found == manual::kVerbs.end() ? nullptr : found;
 }
 
 Result<> send_all(int fd, std::string_view text) {
@@ -84,9 +65,12 @@ void wait_for_end(int fd) {
   } while (size > 0 || (size < 0 && errno == EINTR));
 }
 
-int nobody(const CtlCommand& command, std::string_view why) {
-  std::fprintf(stderr, "vireo: %s\n",
-               printable(fmt::format("{}: {}", command.socket, why)).c_str());
+void tell(std::string_view message) {
+  std::fputs(fmt::format("vireo: {}\n", message).c_str(), stderr);
+}
+
+int nobody(std::string_view why) {
+  tell(printable(why));
   return kExitNobody;
 }
 
@@ -112,27 +96,18 @@ bool is_ctl_verb(const std::string& verb) {
   return find_verb(verb) != nullptr;
 }
 
-std::string ctl_verbs_help() {
-  std::string text;
-  for (const Verb& verb : kVerbs) {
-    text += fmt::format("  {:<14}{}\n", verb.name, verb.help);
-  }
-  return text;
-}
-
 Result<int> run_ctl(const CtlCommand& command) {
-  const Verb& verb = *find_verb(command.verb);
+  const manual::Verb& verb = *find_verb(command.verb);
   auto socket = connect_unix(command.socket);
   if (!socket) {
-    std::fprintf(stderr, "vireo: %s\n", printable(socket.error().message()).c_str());
-    return kExitNobody;
+    return nobody(socket.error().message());
   }
   const std::string body =
       command.timeout.empty() ? "" : fmt::format("{{\"timeout\": \"{}\"}}", command.timeout);
   const std::string request =
       http_request(verb.method, fmt::format("/vireo/{}", verb.name), "application/json", body);
   if (Result<> sent = send_all(socket->get(), request); !sent) {
-    return nobody(command, sent.error().message());
+    return nobody(fmt::format("{}: {}", command.socket, sent.error().message()));
   }
   if (verb.name == "events") {
     return follow_events(command, socket->get());
@@ -141,10 +116,10 @@ Result<int> run_ctl(const CtlCommand& command) {
   HttpResponseParser parser([&answer](std::string_view data) { answer += data; });
   TRY_ASSIGN(const bool whole, receive(socket->get(), parser));
   if (!whole && !(verb.ends_vm && answer.empty())) {
-    return nobody(command, "the VM ended before it answered");
+    return nobody(fmt::format("{}: the VM ended before it answered", command.socket));
   }
   if (whole && parser.status() != kHttpOk) {
-    std::fprintf(stderr, "vireo: %s: %s\n", command.verb.c_str(), refusal_text(answer).c_str());
+    tell(fmt::format("{}: {}", command.verb, refusal_text(answer)));
     return kExitRefused;
   }
   if (verb.ends_vm) {

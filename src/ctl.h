@@ -18,8 +18,6 @@ struct CtlCommand {
 
 /// Whether there is such a verb.
 bool is_ctl_verb(const std::string& verb);
-/// All verbs with what they do, for --help.
-std::string ctl_verbs_help();
 
 /// Does it and prints the answer. Returns the exit status: 0 done, 1 the VM refused, 69 nobody is
 /// behind that socket. stop and kill wait for the VM's end.

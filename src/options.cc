@@ -12,74 +12,12 @@
 #include <fmt/core.h>
 
 #include "src/config_value.h"
+#include "src/manual/commands.h"
+#include "src/manual/verbs.h"
 
 namespace vireo {
 
 namespace {
-
-constexpr std::string_view kOverview =
-    R"(vireo: a virtual machine monitor for Linux KVM. One process is one VM.
-
-usage: vireo run [FILE.toml] [options]    boot a VM; the process ends with it
-       vireo check FILE.toml [options]    validate, print the resolved configuration
-       vireo ctl SOCKET VERB [options]    ask a running VM, or tell it what to do
-       vireo doctor [--json]              what this host offers, and what it lacks
-       vireo --help | --version           `vireo run --help` tells the options
-
-exit status: 0 guest powered off or ordered stop; 10 guest asked for a reboot; 11 guest panicked;
-12 guest crashed; 13 not ready in time; 64 wrong command line; 65 unusable input; 66 input missing; 69 KVM missing or
-lacking; 70 our own fault; 71 the system refused a resource; 77 permission denied; 78 wrong
-configuration
-)";
-
-constexpr std::string_view kFooter = R"(Examples:
-  vireo run --kernel vmlinuz --initramfs initramfs.cpio
-  vireo run web.toml --memory 1G --append quiet --timeline boot.json
-
-Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,
-machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, machine.on_reboot,
-boot.cache, boot.unpack, boot.kaslr, ready.timeout, limits.)";
-
-constexpr std::string_view kDoctorFooter = R"(Examples:
-  vireo doctor
-  vireo doctor --json | jq '.findings[] | select(.state == "lacking")'
-
-The report for programs has version, vireo (its version), can_run and findings; each of these has
-section, id, title, state (ok, lacking, unknown), value, number (the value, where it is one, or null),
-cost and remedy (both empty unless it is lacking). Every id is there on every host.
-
-Exit status: 0 VMs can run here; 69 KVM is missing or lacks what vireo needs; 77 the user may not open
-/dev/kvm; 71 the system refuses something else that every VM needs.)";
-
-/// An option whose text goes to a key of the configuration.
-struct ValueOption {
-  const char* name;
-  const char* key;
-  const char* value;
-  const char* help;
-};
-
-constexpr auto kValueOptions = std::to_array<ValueOption>({
-    {"--name", "name", "NAME", "the VM's name"},
-    {"--kernel", "boot.kernel", "PATH", "bzImage or ELF vmlinux, found by its content"},
-    {"--initramfs", "boot.initramfs", "PATH", "initramfs (cpio)"},
-    {"--cmdline", "boot.cmdline", "TEXT", "replaces the default kernel command line"},
-    {"--append", "boot.append", "TEXT", "added to the kernel command line"},
-    {"--cpus", "machine.cpus", "N", "virtual processors, 1-64 [1]"},
-    {"--memory", "machine.memory", "SIZE", "guest memory, 32M-1T [512M]"},
-    {"--control", "control.path", "PATH", "listens here for vireo ctl and other HTTP clients"},
-    {"--ready", "ready.when", "WHEN",
-     "started, serial:TEXT or mark:N makes the VM ready [started]"},
-    {"--notify", "process.notify", "fd:N", "gets one byte when the VM is ready"},
-    {"--metrics", "metrics.path", "FILE", "written on SIGUSR1 and at the end, JSON"},
-    {"--sandbox", "sandbox.enabled", "on|off", "confines the process before the guest runs [on]"},
-    {"--pid-file", "process.pid_file", "PATH", "holds the process id while the VM runs"},
-    {"--timeline", "process.timeline", "FILE", "writes the boot timeline, JSON"},
-    {"--profile", "process.profile", "FILE", "counts and times every kind of exit, JSON"},
-    {"--log-level", "log.level", "LEVEL", "trace, debug, info, warn, error, off [info]"},
-    {"--log-format", "log.format", "FORMAT", "text or json [text]"},
-    {"--log-file", "log.file", "PATH", "default: stderr"},
-});
 
 /// Options of the interface that later versions will have: known, and refused by name.
 constexpr std::array kLaterOptions = {"--disk",    "--volume", "--net",   "--vsock",     "--fs",
@@ -110,40 +48,89 @@ Result<> set_serial(Config& config, std::string_view text) {
   return {};
 }
 
+std::string statuses_of(const manual::Command& command) {
+  std::string text;
+  for (const manual::ExitStatus& status : command.statuses) {
+    text += fmt::format("  {:>2}  {}\n", status.number, status.meaning);
+  }
+  return text;
+}
+
+/// What stands below a command's options in its help.
+std::string footer_of(const manual::Command& command) {
+  std::string text;
+  for (const manual::Argument& argument : command.arguments) {
+    if (argument.completes == manual::Completes::kVerb) {
+      text += "Verbs:\n";
+      for (const manual::Verb& verb : manual::kVerbs) {
+        text += fmt::format("  {:<14}{}\n", verb.name, verb.help);
+      }
+      text += '\n';
+    }
+  }
+  text += "Examples:\n";
+  for (const char* const example : command.examples) {
+    text += fmt::format("  {}\n", example);
+  }
+  if (command.notes != nullptr) {
+    text += fmt::format("\n{}\n", command.notes);
+  }
+  return text + "\nExit status:\n" + statuses_of(command);
+}
+
+/// The option of this name, which there is.
+consteval const manual::Option& option_of(std::span<const manual::Option> options,
+                                          std::string_view name) {
+  return *std::ranges::find(options, name, &manual::Option::name);
+}
+
+void declare_value(CLI::App& app, const manual::Option& option, std::string& text) {
+  app.add_option(option.name, text, option.help)->type_name(option.value);
+}
+
+void declare_flag(CLI::App& app, const manual::Option& option, bool& flag) {
+  app.add_flag(option.name, flag, option.help);
+}
+
+void declare_argument(CLI::App& app, const manual::Argument& argument, std::string& text) {
+  app.add_option(argument.name, text, argument.help)->required(argument.required);
+}
+
+std::string program_of(const manual::Command& command) {
+  return fmt::format("vireo {}", command.name);
+}
+
 struct ParsedOptions {
   std::string file;
-  std::array<std::string, kValueOptions.size()> values;
-  std::string serial;
+  std::array<std::string, manual::kRunOptions.size()> values;  // empty: those of flags
   bool boot_timer = false;
 };
 
 void declare_options(CLI::App& app, ParsedOptions& parsed) {
-  app.add_option("FILE", parsed.file, "configuration file (TOML); options win over it");
-  for (std::size_t i = 0; i < kValueOptions.size(); ++i) {
-    const ValueOption& option = kValueOptions[i];
-    app.add_option(option.name, parsed.values[i], option.help)->type_name(option.value);
+  declare_argument(app, manual::kRunArguments[0], parsed.file);
+  for (std::size_t i = 0; i < manual::kRunOptions.size(); ++i) {
+    if (manual::kRunOptions[i].value != nullptr) {
+      declare_value(app, manual::kRunOptions[i], parsed.values[i]);
+    }
   }
-  app.add_option("--serial", parsed.serial,
-                 "stdio, file, pty, unix or null, then path=PATH and append where they apply "
-                 "[stdio]; Ctrl-A x leaves a terminal")
-      ->type_name("MODE[,...]");
-  app.add_flag("--boot-timer", parsed.boot_timer, "Firecracker's boot timer at 0xc0000000");
-  app.footer(std::string(kFooter));
+  declare_flag(app, option_of(manual::kRunOptions, "--boot-timer"), parsed.boot_timer);
 }
 
 Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config) {
   if (app.count("FILE") > 0) {
     TRY(read_config_file(parsed.file, config));
   }
-  for (std::size_t i = 0; i < kValueOptions.size(); ++i) {
-    const ValueOption& option = kValueOptions[i];
-    if (app.count(option.name) > 0) {
+  for (std::size_t i = 0; i < manual::kRunOptions.size(); ++i) {
+    const manual::Option& option = manual::kRunOptions[i];
+    if (option.value == nullptr || app.count(option.name) == 0) {
+      continue;
+    }
+    if (std::string_view(option.name) == "--serial") {
+      config.serial = {};
+      TRY(set_serial(config, parsed.values[i]));
+    } else {
       TRY(set_config_option(config, option.key, option.name, parsed.values[i]));
     }
-  }
-  if (app.count("--serial") > 0) {
-    config.serial = {};
-    TRY(set_serial(config, parsed.serial));
   }
   if (app.count("--boot-timer") > 0) {
     config.process.boot_timer = parsed.boot_timer;
@@ -163,13 +150,14 @@ Result<> refuse_later_options(std::span<const char* const> arguments) {
 }
 
 /// Runs CLI11 over `arguments`; the help text where that is what was asked for.
-Result<std::optional<std::string>> parse_with(CLI::App& app,
+Result<std::optional<std::string>> parse_with(CLI::App& app, const manual::Command& command,
                                               std::span<const char* const> arguments) {
   std::vector<std::string> reversed(arguments.begin(), arguments.end());
   std::ranges::reverse(reversed);  // as CLI11 wants them
   try {
     app.parse(std::move(reversed));
   } catch (const CLI::CallForHelp&) {
+    app.footer(footer_of(command));
     return app.help();
   } catch (const CLI::ParseError& error) {
     return fail(ErrorCode::kUsage,
@@ -178,16 +166,15 @@ Result<std::optional<std::string>> parse_with(CLI::App& app,
   return std::nullopt;
 }
 
-Result<Invocation> parse_run_or_check(Command command, std::span<const char* const> arguments) {
+Result<Invocation> parse_run_or_check(const manual::Command& command,
+                                      std::span<const char* const> arguments) {
   TRY(refuse_later_options(arguments));
   Invocation invocation;
-  invocation.command = command;
+  invocation.command = command.name == "run" ? Command::kRun : Command::kCheck;
   ParsedOptions parsed;
-  CLI::App app(command == Command::kRun ? "Boots a VM and stays in the foreground until it ends."
-                                        : "Validates and prints the resolved configuration.",
-               command == Command::kRun ? "vireo run" : "vireo check");
+  CLI::App app(command.purpose, program_of(command));
   declare_options(app, parsed);
-  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, arguments));
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
     invocation.command = Command::kPrint;
     invocation.text = std::move(*help);
@@ -197,14 +184,13 @@ Result<Invocation> parse_run_or_check(Command command, std::span<const char* con
   return invocation;
 }
 
-Result<Invocation> parse_doctor(std::span<const char* const> arguments) {
+Result<Invocation> parse_doctor(const manual::Command& command,
+                                std::span<const char* const> arguments) {
   Invocation invocation;
   invocation.command = Command::kDoctor;
-  CLI::App app("Tells what this host offers VMs; for each lack, what it costs and how to mend it.",
-               "vireo doctor");
-  app.add_flag("--json", invocation.json, "the report for programs, with the same lines");
-  app.footer(std::string(kDoctorFooter));
-  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, arguments));
+  CLI::App app(command.purpose, program_of(command));
+  declare_flag(app, option_of(manual::kDoctorOptions, "--json"), invocation.json);
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
     invocation.command = Command::kPrint;
     invocation.text = std::move(*help);
@@ -212,27 +198,17 @@ Result<Invocation> parse_doctor(std::span<const char* const> arguments) {
   return invocation;
 }
 
-Result<Invocation> parse_ctl(std::span<const char* const> arguments) {
+Result<Invocation> parse_ctl(const manual::Command& command,
+                             std::span<const char* const> arguments) {
   Invocation invocation;
   invocation.command = Command::kCtl;
   CtlCommand& ctl = invocation.ctl;
-  CLI::App app("Asks a running VM over its control socket, or tells it what to do.", "vireo ctl");
-  app.add_option("SOCKET", ctl.socket, "what the VM was given as --control")->required();
-  app.add_option("VERB", ctl.verb, "see below")->required();
-  app.add_option("--timeout", ctl.timeout,
-                 "of stop: how long the guest may take before the VM ends without it [10s]")
-      ->type_name("DURATION");
-  app.add_flag("--json", ctl.json, "prints the answer as it came, for programs");
-  app.footer("Verbs:\n" + ctl_verbs_help() + R"(
-Exit status: 0 done; 1 the VM refused (its reason on stderr); 64 wrong command line; 69 nobody is
-behind that socket.
-
-Examples:
-  vireo ctl web-1.sock status
-  vireo ctl web-1.sock stop --timeout 30s
-  vireo ctl web-1.sock metrics --json
-  curl --unix-socket web-1.sock http://vm/vireo/status)");
-  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, arguments));
+  CLI::App app(command.purpose, program_of(command));
+  declare_argument(app, manual::kCtlArguments[0], ctl.socket);
+  declare_argument(app, manual::kCtlArguments[1], ctl.verb);
+  declare_value(app, option_of(manual::kCtlOptions, "--timeout"), ctl.timeout);
+  declare_flag(app, option_of(manual::kCtlOptions, "--json"), ctl.json);
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
     invocation.command = Command::kPrint;
     invocation.text = std::move(*help);
@@ -252,6 +228,48 @@ Examples:
   return invocation;
 }
 
+const manual::Command* find_command(std::string_view name) {
+  const auto* const found = std::ranges::find(manual::kCommands, name, &manual::Command::name);
+  return found == manual::kCommands.end() ? nullptr : found;
+}
+
+Result<Invocation> parse_command(const manual::Command& command,
+                                 std::span<const char* const> arguments) {
+  if (command.name == "ctl") {
+    return parse_ctl(command, arguments);
+  }
+  return command.name == "doctor" ? parse_doctor(command, arguments)
+                                  : parse_run_or_check(command, arguments);
+}
+
+std::string overview() {
+  std::string text = "vireo: a virtual machine monitor for Linux KVM. One process is one VM.\n\n";
+  for (const manual::Command& command : manual::kCommands) {
+    text += fmt::format("{} {:<35}{}\n", text.ends_with("\n\n") ? "usage:" : "      ",
+                        fmt::format("vireo {} {}", command.name, command.usage), command.summary);
+  }
+  text +=
+      "       vireo --help | --version           `vireo run --help` tells the options\n"
+      "\nexit status of run:\n";
+  return text + statuses_of(manual::kCommands[0]) +
+         "\nManual pages: vireo(1), vireo.toml(5), vireo-json(7)\n";
+}
+
+/// `arguments`: what stands behind "help".
+Result<Invocation> help_for(std::span<const char* const> arguments) {
+  if (arguments.empty()) {
+    return Invocation{.command = Command::kPrint, .text = overview()};
+  }
+  const manual::Command* const command = find_command(arguments[0]);
+  if (command == nullptr || arguments.size() > 1) {
+    return fail(ErrorCode::kUsage, fmt::format("help: {} is not a command of vireo (see vireo "
+                                               "--help)",
+                                               printable(arguments.back())));
+  }
+  constexpr std::array kHelp = {"--help"};
+  return parse_command(*command, kHelp);
+}
+
 }  // namespace
 
 Result<Invocation> parse_command_line(std::span<const char* const> arguments) {
@@ -263,18 +281,11 @@ Result<Invocation> parse_command_line(std::span<const char* const> arguments) {
     return fail(ErrorCode::kUsage, "no command given (see vireo --help)");
   }
   const std::string_view command = arguments[1];
-  if (command == "run" || command == "check") {
-    return parse_run_or_check(command == "run" ? Command::kRun : Command::kCheck,
-                              arguments.subspan(2));
-  }
-  if (command == "ctl") {
-    return parse_ctl(arguments.subspan(2));
-  }
-  if (command == "doctor") {
-    return parse_doctor(arguments.subspan(2));
+  if (const manual::Command* const known = find_command(command)) {
+    return parse_command(*known, arguments.subspan(2));
   }
   if (command == "--help" || command == "-h" || command == "help") {
-    return Invocation{.command = Command::kPrint, .text = std::string(kOverview)};
+    return help_for(arguments.subspan(2));
   }
   if (command == "--version" || command == "-V") {
     return Invocation{.command = Command::kPrint, .text = "vireo " VIREO_VERSION "\n"};

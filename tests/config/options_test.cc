@@ -231,6 +231,11 @@ TEST_CASE("options: run, check, help and version are told apart") {
   for (const char* const word : {"--help", "-h", "help"}) {
     CHECK(contains(accepted({word}).text, "usage: vireo run"));
   }
+  for (const char* const command : {"run", "check", "ctl", "doctor"}) {
+    CHECK(accepted({"help", command}).text == accepted({command, "--help"}).text);
+  }
+  CHECK(contains(refused({"help", "frobnicate"}), "not a command"));
+  CHECK(contains(refused({"help", "run", "vm.toml"}), "vm.toml"));
   for (const char* const word : {"--version", "-V"}) {
     CHECK(accepted({word}).text.starts_with("vireo "));
   }

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands of vireo with their options, examples and exit statuses. The command line is read by
+// these tables (src/options.cc), and --help, the manual and the completions are made from them.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string_view>
+
+namespace vireo::manual {
+
+/// How a shell completes a value.
+enum class Completes : unsigned char {
+  kNothing,
+  kPath,
+  kConfigFile,  ///< a path that ends in .toml
+  kWords,       ///< one of Option::words
+  kVerb,        ///< one of kVerbs
+};
+
+struct Option {
+  const char* name;
+  const char* value;  ///< what --help calls its value; null: a flag
+  const char* help;
+  Completes completes = Completes::kNothing;
+  /// Of kWords: separated by spaces. One that ends in ':' wants more text behind it.
+  std::string_view words = {};
+  const char* key = nullptr;  ///< the key of the configuration file that it sets
+};
+
+struct Argument {
+  const char* name;
+  const char* help;
+  Completes completes;
+  bool required;
+};
+
+struct ExitStatus {
+  unsigned number;
+  const char* meaning;
+};
+
+struct Command {
+  std::string_view name;
+  const char* usage;    ///< what stands behind the name
+  const char* summary;  ///< beside the others, in a few words
+  const char* purpose;  ///< on top of its own help
+  std::span<const Argument> arguments;
+  std::span<const Option> options;
+  std::span<const char* const> examples;
+  const char* notes;  ///< further paragraphs of its help
+  std::span<const ExitStatus> statuses;
+};
+
+inline constexpr auto kRunArguments = std::to_array<Argument>({
+    {"FILE", "configuration file (TOML); options win over it", Completes::kConfigFile, false},
+});
+inline constexpr auto kCtlArguments = std::to_array<Argument>({
+    {"SOCKET", "what the VM was given as --control", Completes::kPath, true},
+    {"VERB", "see below", Completes::kVerb, true},
+});
+
+inline constexpr auto kRunOptions = std::to_array<Option>({
+    {.name = "--name", .value = "NAME", .help = "the VM's name", .key = "name"},
+    {.name = "--kernel",
+     .value = "PATH",
+     .help = "bzImage or ELF vmlinux, found by its content",
+     .completes = Completes::kPath,
+     .key = "boot.kernel"},
+    {.name = "--initramfs",
+     .value = "PATH",
+     .help = "initramfs (cpio)",
+     .completes = Completes::kPath,
+     .key = "boot.initramfs"},
+    {.name = "--cmdline",
+     .value = "TEXT",
+     .help = "replaces the default kernel command line",
+     .key = "boot.cmdline"},
+    {.name = "--append",
+     .value = "TEXT",
+     .help = "added to the kernel command line",
+     .key = "boot.append"},
+    {.name = "--cpus", .value = "N", .help = "virtual processors, 1-64 [1]", .key = "machine.cpus"},
+    {.name = "--memory",
+     .value = "SIZE",
+     .help = "guest memory, 32M-1T [512M]",
+     .key = "machine.memory"},
+    {.name = "--control",
+     .value = "PATH",
+     .help = "listens here for vireo ctl and other HTTP clients",
+     .completes = Completes::kPath,
+     .key = "control.path"},
+    {.name = "--ready",
+     .value = "WHEN",
+     .help = "started, serial:TEXT or mark:N makes the VM ready [started]",
+     .completes = Completes::kWords,
+     .words = "started serial: mark:",
+     .key = "ready.when"},
+    {.name = "--notify",
+     .value = "fd:N",
+     .help = "gets one byte when the VM is ready",
+     .completes = Completes::kWords,
+     .words = "fd:",
+     .key = "process.notify"},
+    {.name = "--metrics",
+     .value = "FILE",
+     .help = "written on SIGUSR1 and at the end, JSON",
+     .completes = Completes::kPath,
+     .key = "metrics.path"},
+    {.name = "--sandbox",
+     .value = "on|off",
+     .help = "confines the process before the guest runs [on]",
+     .completes = Completes::kWords,
+     .words = "on off",
+     .key = "sandbox.enabled"},
+    {.name = "--pid-file",
+     .value = "PATH",
+     .help = "holds the process id while the VM runs",
+     .completes = Completes::kPath,
+     .key = "process.pid_file"},
+    {.name = "--timeline",
+     .value = "FILE",
+     .help = "writes the boot timeline, JSON",
+     .completes = Completes::kPath,
+     .key = "process.timeline"},
+    {.name = "--profile",
+     .value = "FILE",
+     .help = "counts and times every kind of exit, JSON",
+     .completes = Completes::kPath,
+     .key = "process.profile"},
+    {.name = "--log-level",
+     .value = "LEVEL",
+     .help = "trace, debug, info, warn, error, off [info]",
+     .completes = Completes::kWords,
+     .words = "trace debug info warn error off",
+     .key = "log.level"},
+    {.name = "--log-format",
+     .value = "FORMAT",
+     .help = "text or json [text]",
+     .completes = Completes::kWords,
+     .words = "text json",
+     .key = "log.format"},
+    {.name = "--log-file",
+     .value = "PATH",
+     .help = "default: stderr",
+     .completes = Completes::kPath,
+     .key = "log.file"},
+    {.name = "--serial",
+     .value = "MODE[,...]",
+     .help = "stdio, file, pty, unix or null, then path=PATH and append where they apply [stdio]; "
+             "Ctrl-A x leaves a terminal",
+     .completes = Completes::kWords,
+     .words = "stdio file,path= pty unix,path= null",
+     .key = "serial.mode"},
+    {.name = "--boot-timer",
+     .value = nullptr,
+     .help = "Firecracker's boot timer at 0xc0000000",
+     .key = "process.boot_timer"},
+});
+inline constexpr auto kDoctorOptions = std::to_array<Option>({
+    {.name = "--json", .value = nullptr, .help = "the report for programs, with the same lines"},
+});
+inline constexpr auto kCtlOptions = std::to_array<Option>({
+    {.name = "--timeout",
+     .value = "DURATION",
+     .help = "of stop: how long the guest may take before the VM ends without it [10s]"},
+    {.name = "--json", .value = nullptr, .help = "prints the answer as it came, for programs"},
+});
+
+inline constexpr auto kRunExamples = std::to_array<const char*>({
+    "vireo run --kernel vmlinuz --initramfs initramfs.cpio",
+    "vireo run web.toml --memory 1G --append quiet --timeline boot.json",
+});
+inline constexpr auto kCheckExamples = std::to_array<const char*>({
+    "vireo check web.toml",
+    "vireo check web.toml --memory 1G >resolved.toml",
+});
+inline constexpr auto kDoctorExamples = std::to_array<const char*>({
+    "vireo doctor",
+    "vireo doctor --json | jq '.findings[] | select(.state == \"lacking\")'",
+});
+inline constexpr auto kCtlExamples = std::to_array<const char*>({
+    "vireo ctl web-1.sock status",
+    "vireo ctl web-1.sock stop --timeout 30s",
+    "vireo ctl web-1.sock metrics --json",
+    "curl --unix-socket web-1.sock http://vm/vireo/status",
+});
+
+inline constexpr auto kRunStatuses = std::to_array<ExitStatus>({
+    {0, "the guest powered off, or an ordered stop"},
+    {10, "the guest asked for a reboot"},
+    {11, "the guest panicked"},
+    {12, "the guest crashed: triple fault, or KVM cannot go on"},
+    {13, "not ready in time"},
+    {64, "wrong command line"},
+    {65, "unusable input, such as a kernel that is none"},
+    {66, "input missing"},
+    {69, "KVM is missing or lacks what vireo needs"},
+    {70, "our own fault"},
+    {71, "the system refused a resource"},
+    {77, "permission denied"},
+    {78, "wrong configuration"},
+});
+inline constexpr auto kCheckStatuses = std::to_array<ExitStatus>({
+    {0, "the configuration is valid"},
+    {64, "wrong command line"},
+    {65, "unusable input: a descriptor that cannot be read"},
+    {66, "the file is missing"},
+    {71, "the system refused a resource"},
+    {77, "permission denied"},
+    {78, "wrong configuration"},
+});
+inline constexpr auto kDoctorStatuses = std::to_array<ExitStatus>({
+    {0, "VMs can run here"},
+    {64, "wrong command line"},
+    {69, "KVM is missing or lacks what vireo needs"},
+    {71, "the system refuses something else that every VM needs"},
+    {77, "the user may not open /dev/kvm"},
+});
+inline constexpr auto kCtlStatuses = std::to_array<ExitStatus>({
+    {0, "done"},
+    {1, "the VM refused (its reason on stderr)"},
+    {64, "wrong command line"},
+    {69, "nobody is behind that socket"},
+    {71, "what answers is no VM, or the system refused a resource"},
+});
+
+inline constexpr const char* kFileOnlyKeys =
+    "Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,\n"
+    "machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, machine.transport,\n"
+    "machine.io_threads, machine.on_reboot, machine.track_dirty, boot.cache, boot.unpack, "
+    "boot.kaslr,\n"
+    "ready.timeout, limits. The manual page vireo.toml(5) tells each.";
+
+inline constexpr auto kCommands = std::to_array<Command>({
+    {.name = "run",
+     .usage = "[FILE.toml] [options]",
+     .summary = "boot a VM; the process ends with it",
+     .purpose = "Boots a VM and stays in the foreground until it ends.",
+     .arguments = kRunArguments,
+     .options = kRunOptions,
+     .examples = kRunExamples,
+     .notes = kFileOnlyKeys,
+     .statuses = kRunStatuses},
+    {.name = "check",
+     .usage = "FILE.toml [options]",
+     .summary = "validate, print the resolved configuration",
+     .purpose = "Validates and prints the resolved configuration.",
+     .arguments = kRunArguments,
+     .options = kRunOptions,
+     .examples = kCheckExamples,
+     .notes = kFileOnlyKeys,
+     .statuses = kCheckStatuses},
+    {.name = "ctl",
+     .usage = "SOCKET VERB [options]",
+     .summary = "ask a running VM, or tell it what to do",
+     .purpose = "Asks a running VM over its control socket, or tells it what to do.",
+     .arguments = kCtlArguments,
+     .options = kCtlOptions,
+     .examples = kCtlExamples,
+     .notes = nullptr,
+     .statuses = kCtlStatuses},
+    {.name = "doctor",
+     .usage = "[--json]",
+     .summary = "what this host offers, and what it lacks",
+     .purpose = "Tells what this host offers VMs; for each lack, what it costs and how to mend it.",
+     .arguments = {},
+     .options = kDoctorOptions,
+     .examples = kDoctorExamples,
+     .notes =
+         "The report for programs has version, vireo (its version), can_run and findings; each of "
+         "these has\n"
+         "section, id, title, state (ok, lacking, unknown), value, number (the value, where it is "
+         "one, or null),\n"
+         "cost and remedy (both empty unless it is lacking). Every id is there on every host.",
+     .statuses = kDoctorStatuses},
+});
+
+}  // namespace vireo::manual
