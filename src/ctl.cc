@@ -12,6 +12,7 @@
 
 #include <fmt/core.h>
 
+#include "src/base/colour.h"
 #include "src/base/unix_socket.h"
 #include "src/config_value.h"
 #include "src/ctl_print.h"
@@ -66,7 +67,7 @@ void wait_for_end(int fd) {
 }
 
 void tell(std::string_view message) {
-  std::fputs(fmt::format("vireo: {}\n", message).c_str(), stderr);
+  std::fputs(fmt::format("{} {}\n", message_prefix(), message).c_str(), stderr);
 }
 
 int nobody(std::string_view why) {

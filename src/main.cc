@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "src/base/colour.h"
 #include "src/base/log.h"
 #include "src/config_value.h"
 #include "src/control.h"
@@ -142,7 +143,8 @@ int run_main(std::span<const char* const> arguments) {
     if (status) {
       return *status;
     }
-    std::fprintf(stderr, "vireo: %s\n", printable(status.error().message()).c_str());
+    std::fprintf(stderr, "%s %s\n", message_prefix().c_str(),
+                 printable(status.error().message()).c_str());
     return status_of(status.error().code());
   } catch (const std::bad_alloc&) {
     std::fputs("vireo: out of memory\n", stderr);

@@ -15,6 +15,7 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
 
+#include "src/base/colour.h"
 #include "src/base/fd.h"
 #include "src/base/fd_path.h"
 #include "src/base/line_writer.h"
@@ -127,6 +128,7 @@ struct Log {
   spdlog::logger logger{"vireo", sink};
   LogFormat format = LogFormat::kText;
   std::string name;
+  bool colours = stderr_has_colours();
 };
 
 Log& process_log() {
@@ -135,6 +137,14 @@ Log& process_log() {
 }
 
 constexpr std::array kLevelNames = {"trace", "debug", "info", "warning", "error", "off"};
+
+std::string level_text(const Log& log, LogLevel level) {
+  const char* const name = kLevelNames.at(std::to_underlying(level));
+  if (!log.colours || level < LogLevel::kWarn) {
+    return name;
+  }
+  return coloured(level == LogLevel::kWarn ? Colour::kYellow : Colour::kRed, name);
+}
 
 /// RFC 3339 in UTC with microseconds.
 std::string timestamp() {
@@ -148,12 +158,13 @@ std::string timestamp() {
 
 std::string line_of(const Log& log, LogLevel level, std::string_view component,
                     std::string_view message) {
-  const char* const name = kLevelNames.at(std::to_underlying(level));
   if (log.format == LogFormat::kText) {
-    return fmt::format("{} {} {}: {}", timestamp(), name, component, message);
+    return fmt::format("{} {} {}: {}", timestamp(), level_text(log, level), component, message);
   }
-  nlohmann::ordered_json line = {
-      {"time", timestamp()}, {"level", name}, {"component", component}, {"message", message}};
+  nlohmann::ordered_json line = {{"time", timestamp()},
+                                 {"level", kLevelNames.at(std::to_underlying(level))},
+                                 {"component", component},
+                                 {"message", message}};
   if (!log.name.empty()) {
     line["vm"] = log.name;
   }
@@ -176,6 +187,7 @@ Result<> open_log(const LogConfig& config) {
   }
   log.format = config.format;
   log.name = config.name;
+  log.colours = config.file.empty() && stderr_has_colours();
   log.logger.set_level(static_cast<spdlog::level::level_enum>(
       config.level == LogLevel::kOff ? static_cast<int>(spdlog::level::off)
                                      : static_cast<int>(config.level)));
