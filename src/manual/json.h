@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every JSON that vireo writes or reads, field by field, for vireo-json(7). tests/program holds it
+// to what vireo writes, in both directions.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string_view>
+
+namespace vireo::manual {
+
+struct Field {
+  /// Its place: "steps[].name" is the field name of each object in the array steps. A part in
+  /// capitals is any name.
+  const char* path;
+  const char* type;
+  const char* meaning;
+  bool optional = false;  ///< it is left out where it would tell nothing
+};
+
+inline constexpr Field kVersion = {"version", "integer", "1"};
+
+inline constexpr auto kErrorFields = std::to_array<Field>({
+    kVersion,
+    {"error", "string", "Why it was refused, one line."},
+});
+inline constexpr auto kStatusFields = std::to_array<Field>({
+    kVersion,
+    {"name", "string", "name of the configuration, or empty."},
+    {"namespace", "string", "namespace of the configuration, or empty."},
+    {"labels", "object", "labels of the configuration."},
+    {"labels.NAME", "string", "One of them.", true},
+    {"state", "string", "starting, running, pausing, paused or stopping."},
+    {"ready", "boolean", "Whether ready.when has happened."},
+    {"pid", "integer", "The process id."},
+    {"uptime_us", "integer", "Microseconds since the process started."},
+    {"restarts", "integer", "Reboots of the guest within this process."},
+    {"cpus", "integer", "Virtual processors."},
+    {"memory_bytes", "integer", "Guest memory."},
+});
+inline constexpr auto kConfigFields = std::to_array<Field>({
+    kVersion,
+    {"config", "object",
+     "The tables and keys of vireo.toml(5), every default filled in; what has none and was not set "
+     "is left out."},
+});
+inline constexpr auto kStatsFields = std::to_array<Field>({
+    kVersion,
+    {"vcpus", "array", "One object for each vCPU."},
+    {"vcpus[].vcpu", "integer", "Its number, from 0."},
+    {"vcpus[].in_kvm_run_us", "integer",
+     "Microseconds inside KVM_RUN: the guest itself, and what KVM does for it."},
+    {"vcpus[].exits", "array", "Exits to vireo, by phase, the most frequent first."},
+    {"vcpus[].exits[].phase", "integer", "How many moments the guest had marked before."},
+    {"vcpus[].exits[].reason", "string",
+     "io, mmio, rdmsr, wrmsr, intr, shutdown, internal_error, or kvm_exit_N."},
+    {"vcpus[].exits[].address", "string",
+     "Of io, mmio, rdmsr and wrmsr: the port, address or MSR, such as 0x3f8; other where the table "
+     "was full.",
+     true},
+    {"vcpus[].exits[].direction", "string", "Of the same: read or write.", true},
+    {"vcpus[].exits[].device", "string", "Of io and mmio: the device there, or none.", true},
+    {"vcpus[].exits[].count", "integer", "How many there were."},
+    {"vcpus[].exits[].handling_us", "integer",
+     "Microseconds in vireo, from the exit to the next entry."},
+    {"vcpus[].kvm", "object", "KVM's own counters of the vCPU that are not zero."},
+    {"vcpus[].kvm.NAME", "integer", "One of them, by KVM's name and in KVM's unit.", true},
+    {"kvm", "object", "KVM's own counters of the VM that are not zero."},
+    {"kvm.NAME", "integer", "One of them, by KVM's name and in KVM's unit.", true},
+});
+inline constexpr auto kMetricsFields = std::to_array<Field>({
+    kVersion,
+    {"vm", "string", "name of the configuration, or empty."},
+    {"metrics", "object", "The metrics by their names."},
+    {"metrics.vireo_uptime_seconds", "number", "Since the process started."},
+    {"metrics.vireo_ready", "integer", "1 where the guest is ready, else 0."},
+    {"metrics.vireo_paused", "integer", "1 where the guest stands still, else 0."},
+    {"metrics.vireo_restarts", "integer", "Counter: reboots of the guest within this process."},
+    {"metrics.vireo_cpu_seconds", "object",
+     "Counter: CPU time of the process, the guest's included, by mode."},
+    {"metrics.vireo_cpu_seconds.user", "number", "In user mode, which is where guests run."},
+    {"metrics.vireo_cpu_seconds.system", "number", "In the host's kernel."},
+    {"metrics.vireo_memory_bytes", "integer", "Memory that the guest has."},
+    {"metrics.vireo_console_bytes", "integer",
+     "Counter: bytes that the guest wrote to its console."},
+    {"metrics.vireo_console_lost_bytes", "integer", "Counter: of these, what no reader took."},
+    {"metrics.vireo_resident_bytes", "integer",
+     "Memory that the process holds, the guest's included.", true},
+    {"metrics.vireo_vcpu_run_seconds", "object", "Counter: time inside KVM_RUN, by vcpu."},
+    {"metrics.vireo_vcpu_run_seconds.VCPU", "number", "That of the vCPU with this number."},
+    {"metrics.vireo_exits", "object", "Counter: exits from KVM_RUN, by reason.", true},
+    {"metrics.vireo_exits.REASON", "integer", "Those of one reason, called as in stats.", true},
+    {"metrics.vireo_exit_handling_seconds", "object",
+     "Counter: time in the handling of exits, by reason.", true},
+    {"metrics.vireo_exit_handling_seconds.REASON", "number", "That of one reason.", true},
+});
+inline constexpr auto kEventFields = std::to_array<Field>({
+    kVersion,
+    {"event", "string",
+     "A state of status; ready; restarted; lost (this listener was too slow for some); at the end "
+     "one of power_off, reboot, panic, crash, stopped, not_ready, host_memory and failed."},
+    {"at_us", "integer", "Microseconds since the process started."},
+    {"vm", "string", "name of the configuration, or empty."},
+    {"detail", "string", "The same in words, where there is more to say.", true},
+});
+inline constexpr auto kStateFields = std::to_array<Field>({
+    kVersion,
+    {"state", "string", "The state of status that the VM is in now."},
+});
+inline constexpr auto kStopFields = std::to_array<Field>({
+    {"timeout", "string", "How long the guest may take, such as 30s. Without it: 10s.", true},
+});
+inline constexpr auto kTimelineFields = std::to_array<Field>({
+    kVersion,
+    {"steps", "array", "What was reached, in the order of time."},
+    {"steps[].name", "string",
+     "process_start, config_parsed, kvm_ready, memory_ready, kernel_loaded, devices_ready, "
+     "first_entry, ready, end, or guest_mark:N for a byte N that the guest wrote."},
+    {"steps[].at_us", "integer", "Microseconds since the process started."},
+    {"steps[].cpu_us", "integer", "CPU time of the process until then."},
+});
+inline constexpr auto kProfileFields = std::to_array<Field>({
+    kVersion,
+    {"vcpus", "array", "As in stats, with all fields."},
+    {"kvm", "object", "As in stats."},
+    {"phases", "array", "One object for each phase: the time between two marks of the guest."},
+    {"phases[].phase", "integer", "Its number, from 0."},
+    {"phases[].pages_touched", "integer", "Pages of guest memory that were first touched in it."},
+    {"guest_steps", "array",
+     "Init functions of a Linux guest whose command line has initcall_debug."},
+    {"guest_steps[].name", "string", "The function."},
+    {"guest_steps[].duration_us", "integer", "Microseconds that it took, by the guest's clock."},
+});
+inline constexpr auto kDoctorFields = std::to_array<Field>({
+    kVersion,
+    {"vireo", "string", "The version of vireo."},
+    {"can_run", "boolean", "Whether VMs can run here."},
+    {"findings", "array", "One object for each check; every id is there on every host."},
+    {"findings[].section", "string", "system, kvm, io_uring, memory, network, limits or sandbox."},
+    {"findings[].id", "string", "The name of the check, which stays the same."},
+    {"findings[].title", "string", "What was looked at, for people."},
+    {"findings[].state", "string", "ok, lacking, or unknown where it could not be found out."},
+    {"findings[].value", "string", "What was found, for people."},
+    {"findings[].number", "integer or null", "The same as a number, where it is one."},
+    {"findings[].cost", "string", "Of a lack: what a VM misses. Else empty."},
+    {"findings[].remedy", "string", "Of a lack: how to mend it. Else empty."},
+});
+inline constexpr auto kLogFields = std::to_array<Field>({
+    {"time", "string", "RFC 3339, in UTC with microseconds."},
+    {"level", "string", "trace, debug, info, warning or error."},
+    {"component", "string", "The part of vireo that says it."},
+    {"message", "string", "One line for people."},
+    {"vm", "string", "name of the configuration.", true},
+});
+
+/// What stands under a heading of the page: a line "@fields NAME@" of vireo-json.7.in.
+struct Object {
+  std::string_view name;
+  std::span<const Field> fields;
+};
+
+inline constexpr auto kObjects = std::to_array<Object>({
+    {"error", kErrorFields},
+    {"status", kStatusFields},
+    {"config", kConfigFields},
+    {"stats", kStatsFields},
+    {"metrics", kMetricsFields},
+    {"events", kEventFields},
+    {"state", kStateFields},
+    {"stop", kStopFields},
+    {"timeline", kTimelineFields},
+    {"profile", kProfileFields},
+    {"doctor", kDoctorFields},
+    {"log", kLogFields},
+});
+
+}  // namespace vireo::manual
