@@ -190,9 +190,7 @@ void Machine::pause(std::function<void()> done) {
   pause_waiters_.push_back(std::move(done));
   if (state_ == MachineState::kRunning) {
     set_state(MachineState::kPausing);
-    for (const auto& vcpu : vcpus_) {
-      vcpu->pause();
-    }
+    halt_vcpus();
   }
   on_vcpu_paused();
 }
@@ -229,6 +227,7 @@ void Machine::reset() {
   if (!reset_state_ || devices_->console().saw_panic()) {
     end(End::kReset);
   } else {
+    halt_vcpus();
     reactor_->post(reset_task_);
   }
 }
@@ -307,7 +306,16 @@ void Machine::give_up_waiting() {
 void Machine::end(End how) {
   End none = End::kNone;
   if (end_.compare_exchange_strong(none, how)) {
+    halt_vcpus();
     reactor_->stop();
+  }
+}
+
+/// No instruction of the guest behind the one that ended it, however long the main thread takes to
+/// come to that. Any thread.
+void Machine::halt_vcpus() {
+  for (const auto& vcpu : vcpus_) {
+    vcpu->pause();
   }
 }
 

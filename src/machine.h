@@ -138,6 +138,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   void on_vcpu_paused();
   void on_reset();
   Result<> restart();
+  void halt_vcpus();
   void stop_vcpus();
   void on_signal(int signal);
   void give_up_waiting();
