@@ -24,6 +24,7 @@ namespace vireo {
 namespace {
 
 constexpr const char* kCgroupRoot = "/sys/fs/cgroup";
+constexpr const char* kSubtreeControl = "cgroup.subtree_control";
 
 struct Resource {
   std::string_view name;
@@ -135,17 +136,24 @@ bool took(const std::string& file, std::string_view written, std::string_view sh
   return shown == written;
 }
 
-Result<> set_cgroup_file(int parent, int group, const std::string& file, const std::string& value) {
-  const std::string controller = controller_of(file);
-  if (::faccessat(group, file.c_str(), F_OK, 0) < 0) {
-    const Result<> enabled = write_small(parent, "cgroup.subtree_control", "+" + controller);
-    if (!enabled || ::faccessat(group, file.c_str(), F_OK, 0) < 0) {
-      return fail(ErrorCode::kConfig,
-                  fmt::format("limits.cgroup: the {} controller is not delegated to it (wants "
-                              "+{} in cgroup.subtree_control of its parent)",
-                              controller, controller));
-    }
+/// Gives the cgroup the file, which is there where its controller is enabled in the parent. True
+/// where it had to be enabled.
+Result<bool> provide_cgroup_file(int parent, int group, const std::string& file) {
+  if (::faccessat(group, file.c_str(), F_OK, 0) == 0) {
+    return false;
   }
+  const std::string controller = controller_of(file);
+  const Result<> enabled = write_small(parent, kSubtreeControl, "+" + controller);
+  if (!enabled || ::faccessat(group, file.c_str(), F_OK, 0) < 0) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("limits.cgroup: the {} controller is not delegated to it (wants "
+                            "+{} in cgroup.subtree_control of its parent)",
+                            controller, controller));
+  }
+  return true;
+}
+
+Result<> set_cgroup_file(int group, const std::string& file, const std::string& value) {
   if (Result<> written = write_small(group, file, value); !written) {
     return std::unexpected(std::move(written).error().context("limits.cgroup"));
   }
@@ -155,6 +163,14 @@ Result<> set_cgroup_file(int parent, int group, const std::string& file, const s
                 fmt::format("limits.cgroup: {} is {} after {} was written", file, shown, value));
   }
   return {};
+}
+
+/// Whether `path` is the directory behind `fd`.
+bool is_directory_of(int fd, const std::string& path) {
+  struct stat by_fd = {};
+  struct stat by_path = {};
+  return ::fstat(fd, &by_fd) == 0 && ::stat(path.c_str(), &by_path) == 0 &&
+         by_fd.st_ino == by_path.st_ino && by_fd.st_dev == by_path.st_dev;
 }
 
 /// The process's own cgroup of version 2, from the root of the hierarchy ("/system.slice/…").
@@ -212,8 +228,8 @@ Result<> Limits::enter_cgroup(const LimitsConfig& config) {
     return fail(ErrorCode::kConfig, what + ": not below a mount of cgroup v2");
   }
   TRY_ASSIGN(const std::string old, current_cgroup());
-  old_procs_ = UniqueFd(
-      ::open(fmt::format("{}{}/cgroup.procs", kCgroupRoot, old).c_str(), O_WRONLY | O_CLOEXEC));
+  const std::string old_path = kCgroupRoot + old;
+  old_procs_ = UniqueFd(::open((old_path + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
   if (::mkdirat(parent.get(), name.c_str(), 0755) == 0) {
     made_ = name;
   } else if (errno != EEXIST) {
@@ -225,9 +241,11 @@ Result<> Limits::enter_cgroup(const LimitsConfig& config) {
     return fail_errno(errno, what);
   }
   parent_ = std::move(parent);
-  for (const auto& [file, value] : config.cgroup_files) {
-    TRY(set_cgroup_file(parent_.get(), group.get(), file, value));
+  if (is_directory_of(parent_.get(), old_path)) {
+    old_subtree_ = UniqueFd(::openat(parent_.get(), kSubtreeControl, O_WRONLY | O_CLOEXEC));
   }
+  // First of all: what has a process in it gives controllers to none below it, and a service's own
+  // cgroup has this process.
   if (Result<> entered = write_small(group.get(), "cgroup.procs", "0"); !entered) {
     return fail(ErrorCode::kConfig,
                 fmt::format("{}: not delegated to this user: {}", what, entered.error().message()));
@@ -236,12 +254,26 @@ Result<> Limits::enter_cgroup(const LimitsConfig& config) {
   if (!now.ends_with("/" + name)) {
     return fail(ErrorCode::kSystem, fmt::format("{}: the process is in {}", what, now));
   }
+  for (const auto& [file, value] : config.cgroup_files) {
+    TRY_ASSIGN(const bool enabled, provide_cgroup_file(parent_.get(), group.get(), file));
+    if (enabled) {
+      enabled_.push_back("-" + controller_of(file));
+    }
+    TRY(set_cgroup_file(group.get(), file, value));
+  }
   return {};
 }
 
 Limits::~Limits() {
   if (made_.empty()) {
     return;
+  }
+  // As long as it gives controllers to others, there is no way back into it.
+  if (old_subtree_) {
+    for (const std::string& controller : enabled_) {
+      [[maybe_unused]] const ssize_t size =
+          ::write(old_subtree_.get(), controller.data(), controller.size());
+    }
   }
   // A cgroup with a process in it cannot be removed; "0" is the process that writes.
   if (!old_procs_ || ::write(old_procs_.get(), "0", 1) == 1) {

@@ -59,9 +59,12 @@ class Limits {
  private:
   Result<> enter_cgroup(const LimitsConfig& config);
 
-  UniqueFd old_procs_;  // cgroup.procs of where the process came from
-  UniqueFd parent_;     // the directory of the cgroup that was made here
-  std::string made_;    // its name there; empty: it was there before
+  UniqueFd old_procs_;    // cgroup.procs of where the process came from
+  UniqueFd old_subtree_;  // its cgroup.subtree_control, where the cgroup is below it
+  UniqueFd parent_;       // the directory of the cgroup
+  std::string made_;      // its name there; empty: it was there before
+  /// What takes each controller back from the cgroups below parent_ that was given to them here.
+  std::vector<std::string> enabled_;
 };
 
 }  // namespace vireo
