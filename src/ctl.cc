@@ -44,11 +44,12 @@ Result<bool> receive(int fd, HttpResponseParser& parser) {
     if (size < 0 && errno == EINTR) {
       continue;
     }
+    // Reset: a listener was closed (by a service manager that gave up, say) with this in its queue.
+    if (size == 0 || (size < 0 && errno == ECONNRESET)) {
+      return false;
+    }
     if (size < 0) {
       return fail_errno(errno, "reading the answer");
-    }
-    if (size == 0) {
-      return false;
     }
     if (!parser.feed({buffer.data(), static_cast<std::size_t>(size)})) {
       return fail(ErrorCode::kSystem, "the answer is no HTTP: is this the socket of a VM?");
@@ -75,6 +76,10 @@ int nobody(std::string_view why) {
   return kExitNobody;
 }
 
+int ended_first(const CtlCommand& command) {
+  return nobody(fmt::format("{}: the VM ended before it answered", command.socket));
+}
+
 Result<int> follow_events(const CtlCommand& command, int fd) {
   std::string line;
   HttpResponseParser parser([&](std::string_view data) {
@@ -88,6 +93,9 @@ Result<int> follow_events(const CtlCommand& command, int fd) {
     std::fflush(stdout);
   });
   TRY(receive(fd, parser));
+  if (parser.status() == 0) {
+    return ended_first(command);
+  }
   return parser.status() == kHttpOk ? 0 : kExitRefused;
 }
 
@@ -117,7 +125,7 @@ Result<int> run_ctl(const CtlCommand& command) {
   HttpResponseParser parser([&answer](std::string_view data) { answer += data; });
   TRY_ASSIGN(const bool whole, receive(socket->get(), parser));
   if (!whole && !(verb.ends_vm && answer.empty())) {
-    return nobody(fmt::format("{}: the VM ended before it answered", command.socket));
+    return ended_first(command);
   }
   if (whole && parser.status() != kHttpOk) {
     tell(fmt::format("{}: {}", command.verb, refusal_text(answer)));

@@ -189,6 +189,17 @@ class Verbs(ControlTest):
 
 
 class Socket(ControlTest):
+    def test_a_listener_that_closes_before_it_takes_the_request(self):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.path))
+            listener.listen()
+            asking = [start("ctl", self.path, verb) for verb in ("status", "pause", "events")]
+            time.sleep(0.5)
+        for process in asking:
+            _, errors = process.communicate(timeout=20)
+            self.assertEqual(process.returncode, 69, errors)
+            self.assertIn(b"vm.sock: the VM ended before it answered", errors)
+
     def test_permissions_stale_and_live_and_inherited(self):
         self.path.touch()
         ended = run("run", "--kernel", PROBE, "--control", self.path)
