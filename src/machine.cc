@@ -88,11 +88,14 @@ Result<> Machine::start_vcpus() {
   for (const auto& vcpu : vcpus_) {
     TRY(vcpu->start());
   }
+  // The last thread is there: from here on this one starts none.
+  if (config_.sandbox.enabled) {
+    TRY(narrow_sandbox(SandboxedThread::kMain));
+  }
   for (const auto& vcpu : vcpus_) {
     TRY(vcpu->wait_started());
   }
-  // The last thread is there: from here on this one starts none.
-  return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kMain) : Result<>();
+  return {};
 }
 
 void Machine::stop_vcpus() {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -62,9 +63,10 @@ void open_standard_descriptors() {
   }
 }
 
-/// Threads of ours need little, and a stack as large as usual is given a huge page at its first
-/// touch where those are always on.
-void limit_thread_stacks() {
+/// Threads of ours need little: no heap of their own, and no stack as large as usual, which is
+/// given a huge page at its first touch where those are always on.
+void limit_threads() {
+  ::mallopt(M_ARENA_MAX, 1);
   constexpr std::size_t kThreadStack = std::size_t{256} << 10;
   pthread_attr_t attributes;
   if (::pthread_attr_init(&attributes) == 0) {
@@ -135,7 +137,7 @@ Result<int> execute(std::span<const char* const> arguments) {
 
 int run_main(std::span<const char* const> arguments) {
   open_standard_descriptors();
-  limit_thread_stacks();
+  limit_threads();
   // A console or log reader that goes away is an error of that write, not the end of the VM.
   std::signal(SIGPIPE, SIG_IGN);
   try {
