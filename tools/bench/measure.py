@@ -30,6 +30,8 @@ class Contender:
     inspect: object = None
     # Called after a run with a good status; tells what was wrong with it all the same, or "".
     check: object = None
+    # The socket of its API and a request for it.
+    api: tuple = ()
 
 
 @dataclasses.dataclass
