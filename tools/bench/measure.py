@@ -109,7 +109,7 @@ def run_once(contender, timeout):
     return run
 
 
-def alternate(contenders, runs, timeout, progress, prepare_round, run=run_once):
+def alternate(contenders, runs, timeout, progress, prepare_round, run=None):
     """`runs` rounds after one warm-up round, each contender once a round, so that all of them see
     the same machine; in another order each time, because what ran before leaves its memory behind,
     warm. Returns {name: [Run]}."""
@@ -117,7 +117,7 @@ def alternate(contenders, runs, timeout, progress, prepare_round, run=run_once):
     for number in range(-1, runs):
         prepare_round()
         for contender in random.Random(number).sample(contenders, len(contenders)):
-            done = run(contender, timeout)
+            done = (run or run_once)(contender, timeout)
             if number >= 0:
                 results[contender.name].append(done)
             progress(number, contender, done)
