@@ -70,7 +70,7 @@ class SystemCalls(unittest.TestCase):
             return {call for log in (directory / "logs").iterdir() for call in seen_in(log)}
 
     def test_each_that_is_allowed_is_used(self):
-        listed = subprocess.run([pathlib.Path(VIREO).parent / "seccomp/make_filters", "list"], check=True, capture_output=True,
+        listed = subprocess.run([pathlib.Path(VIREO).parent / "src/seccomp/make_filters", "list"], check=True, capture_output=True,
                                 text=True).stdout
         seen = self.seen()
         self.assertGreater(len(seen), 50)

@@ -16,7 +16,7 @@ class Installation(unittest.TestCase):
     def test_the_files_name_the_program_that_is_installed(self):
         with tempfile.TemporaryDirectory() as root:
             subprocess.run(["meson", "install", "--no-rebuild", "--quiet", "--destdir", root], check=True,
-                           cwd=pathlib.Path(VIREO).parents[1])
+                           cwd=pathlib.Path(VIREO).parent)
             found = {path.name: path for path in pathlib.Path(root).rglob("vireo*") if path.is_file()}
             self.assertLessEqual({"vireo", "vireo@.service", "vireo@.socket", "vireo.nomad.hcl"}, found.keys())
             program = f"/{found['vireo'].relative_to(root)}"

@@ -20,7 +20,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from vireo_process import PROBE, VIREO, run  # noqa: E402
 
-JOB = pathlib.Path(VIREO).parents[1] / "tools/supervisors/vireo.nomad.hcl"
+JOB = pathlib.Path(VIREO).parent / "tools/supervisors/vireo.nomad.hcl"
 INSTALLED = "/usr/local/bin/vireo"  # where the build's prefix has it
 UNITS = {"s": 1, "m": 60, "h": 3600}
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from systemd_machine import SystemdMachine  # noqa: E402
 from vireo_process import ARTIFACTS, PROBE, TIMEOUT, VIREO  # noqa: E402
 
-UNITS = pathlib.Path(VIREO).parents[1] / "tools/supervisors"
+UNITS = pathlib.Path(VIREO).parent / "tools/supervisors"
 PROGRAM = "/usr/local/bin/vireo"  # where the build's prefix has it
 GUESTS = "/var/lib/guests"
 CGROUP = pathlib.Path("/sys/fs/cgroup/machine.slice")

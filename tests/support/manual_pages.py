@@ -6,7 +6,7 @@ import subprocess
 
 from vireo_process import VIREO
 
-BUILD = pathlib.Path(VIREO).parent.parent
+BUILD = pathlib.Path(VIREO).parent
 MANUAL = BUILD / "src/manual"
 ESCAPES = {r"\-": "-", r"\(aq": "'", r"\(dq": '"', r"\(ga": "`", r"\(ha": "^", r"\(ti": "~", r"\&": "",
            r"\e": "\\"}

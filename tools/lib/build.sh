@@ -18,4 +18,5 @@ build_tree() {
   fi
   echo "building $(basename "$dir") took $((SECONDS - began)) s" >&2
 }
-release_arguments=(-Dwerror=true --buildtype=release -Db_lto=true -Dtests=false)
+release_arguments=(-Dwerror=true --buildtype=release)
+test_arguments=(-Dwerror=true -Dtests=true -Db_lto=false)
