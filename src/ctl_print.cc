@@ -40,6 +40,11 @@ std::uint64_t number_at(const Json& json, const char* key) {
   return found != json.end() && found->is_number_unsigned() ? found->get<std::uint64_t>() : 0;
 }
 
+/// What an object has there; nothing to go through where `json` is none, or has not.
+Json part_at(const Json& json, const char* key) {
+  return json.contains(key) ? json.at(key) : Json::array();
+}
+
 /// The exits of all vCPUs, those that cost most first.
 std::string stats_table(const Json& json) {
   struct Row {
@@ -49,10 +54,10 @@ std::string stats_table(const Json& json) {
   };
   std::vector<Row> rows;
   std::string text;
-  const Json vcpus = json.value("vcpus", Json::array());
-  const Json kvm = json.value("kvm", Json::object());
+  const Json vcpus = part_at(json, "vcpus");
+  const Json kvm = part_at(json, "kvm");
   for (const Json& vcpu : vcpus) {
-    const Json exits = vcpu.value("exits", Json::array());
+    const Json exits = part_at(vcpu, "exits");
     text += fmt::format("vCPU {}: {:.3f} s in KVM_RUN\n", number_at(vcpu, "vcpu"),
                         static_cast<double>(number_at(vcpu, "in_kvm_run_us")) / 1e6);
     for (const Json& exit : exits) {
