@@ -36,6 +36,14 @@ unsigned status_of(const error_code& error) {
   return 400;
 }
 
+/// Beast asserts that it sees the shortest end of a chunked body in one piece. No part of such a
+/// body is followed by less than that.
+template <typename Parser>
+bool waits_for_chunk(const Parser& parser, std::size_t size) {
+  constexpr std::string_view kLastChunk = "0\r\n\r\n";
+  return parser.is_header_done() && parser.chunked() && size < kLastChunk.size();
+}
+
 }  // namespace
 
 struct HttpRequestParser::Impl {
@@ -75,7 +83,8 @@ std::size_t HttpRequestParser::feed(std::span<const std::byte> bytes) {
   impl_->header += text;
   std::size_t parsed = 0;
   error_code error;
-  while (parsed < impl_->header.size() && !parser.is_done()) {
+  while (parsed < impl_->header.size() && !parser.is_done() &&
+         !waits_for_chunk(parser, impl_->header.size() - parsed)) {
     const std::size_t used = parser.put(
         boost::asio::buffer(impl_->header.data() + parsed, impl_->header.size() - parsed), error);
     parsed += used;
@@ -189,7 +198,8 @@ HttpResponseParser::~HttpResponseParser() = default;
 
 bool HttpResponseParser::feed(std::string_view bytes) {
   impl_->pending += bytes;
-  while (!impl_->pending.empty() && !impl_->parser.is_done()) {
+  while (!impl_->pending.empty() && !impl_->parser.is_done() &&
+         !waits_for_chunk(impl_->parser, impl_->pending.size())) {
     error_code error;
     const std::size_t used =
         impl_->parser.put(boost::asio::buffer(impl_->pending.data(), impl_->pending.size()), error);

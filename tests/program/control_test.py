@@ -275,6 +275,16 @@ class Socket(ControlTest):
         self.assertTrue(received.startswith(b"HTTP/1.1 200 OK\r\n"), received)
         self.assertIn(b"Connection: close\r\n", received)
 
+    def test_a_chunked_body_byte_by_byte(self):
+        self.start()
+        client = self.raw()
+        for byte in (b"POST /vireo/pause HTTP/1.1\r\nHost: vm\r\nTransfer-Encoding: chunked\r\n\r\n"
+                     b"0\r\nX-Trailer: 1\r\n\r\n"):
+            client.sendall(bytes([byte]))
+            time.sleep(0.001)
+        self.assertIn(b"HTTP/1.1 200 ", client.recv(4096))
+        self.assertEqual(json.loads(self.ctl("status", "--json").output)["state"], "paused")
+
     def test_what_is_no_request_ends_the_connection(self):
         self.start()
         for data, status in ((b"\x16\x03\x01\x02\x00\r\n\r\n", b"400"), (b"GET\r\n\r\n", b"400"),
