@@ -3,7 +3,6 @@
 """vireo-json(7) against what vireo writes: every field of every object is on the page with its type,
 and each that is on the page is written."""
 import collections
-import contextlib
 import http.client
 import json
 import os
@@ -18,7 +17,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from manual_pages import items, part, plain, source  # noqa: E402
-from vireo_process import PROBE, run, start  # noqa: E402
+from vireo_process import PROBE, reap, run, start  # noqa: E402
 
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", list: "array",
          type(None): "null"}
@@ -91,15 +90,9 @@ class JsonPage(unittest.TestCase):
         named = ["--name", name] if name else []
         process = start("run", "--kernel", PROBE, "--cmdline", words, "--control", self.path, *named,
                         *options, **others)
-        self.addCleanup(self.reap, process)
+        self.addCleanup(reap, process)
         self.assertEqual(process.stdout.readline().strip(), b"probe: echo=ready")
         return process
-
-    @staticmethod
-    def reap(process):
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.communicate()
 
     def ask(self, method, path, body=None):
         connection = http.client.HTTPConnection("vm", timeout=20)

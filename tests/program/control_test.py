@@ -16,7 +16,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from vireo_process import PROBE, is_sanitized, run, start  # noqa: E402
+from vireo_process import PROBE, is_sanitized, reap, run, start  # noqa: E402
 
 RANDOM_SECONDS = 600 if os.environ.get("VIREO_LONG") else 5
 VERBS_THAT_SHOW = ("status", "config", "stats", "metrics")
@@ -46,15 +46,9 @@ class ControlTest(unittest.TestCase):
         """A guest that echoes its console; q ends it."""
         process = start("run", "--kernel", PROBE, "--cmdline", words, "--control", self.path,
                         "--name", "web-1", *options)
-        self.addCleanup(self.reap, process)
+        self.addCleanup(reap, process)
         self.assertEqual(process.stdout.readline().strip(), b"probe: echo=ready")
         return process
-
-    @staticmethod
-    def reap(process):
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.communicate()
 
     def ctl(self, *words):
         return run("ctl", self.path, *words)
@@ -228,7 +222,7 @@ class Socket(ControlTest):
         os.set_inheritable(listener.fileno(), True)
         process = start("run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff", "--control",
                         f"fd:{listener.fileno()}", pass_fds=[listener.fileno()])
-        self.addCleanup(self.reap, process)
+        self.addCleanup(reap, process)
         process.stdout.readline()
         self.assertEqual(json.loads(self.ctl("status", "--json").output)["pid"], process.pid)
         process.communicate(b"q", timeout=20)

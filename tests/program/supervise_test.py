@@ -15,7 +15,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from vireo_process import PROBE, VIREO, run, start  # noqa: E402
+from vireo_process import PROBE, VIREO, reap, run, start  # noqa: E402
 
 ROUNDS = 500 if os.environ.get("VIREO_LONG") else 100
 
@@ -36,14 +36,8 @@ class Notified(unittest.TestCase):
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
         process = start("run", "--kernel", PROBE, "--cmdline", words, *options,
                         env=dict(os.environ, NOTIFY_SOCKET=address, **environment))
-        self.addCleanup(self.reap, process)
+        self.addCleanup(reap, process)
         return process
-
-    @staticmethod
-    def reap(process):
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.communicate()
 
     def received(self, until):
         """Messages up to the first that is `until`."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs vireo as a user would, for tests: what it printed, and with which status it ended."""
+import contextlib
 import ctypes
 import os
 import struct
@@ -84,3 +85,10 @@ def start(*arguments, **options):
     """vireo in the background, with pipes."""
     return subprocess.Popen([VIREO, *map(str, arguments)], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def reap(process):
+    """Ends what start() began, however far it came."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    process.communicate()
