@@ -238,11 +238,21 @@ class Ends(Vm):
         slice_ = CGROUP.parent / "by-hand.slice"
         (slice_ / "vm").mkdir(parents=True)
         self.addCleanup(lambda: [path.rmdir() for path in (slice_ / "vm", slice_)])
-        (slice_ / "cgroup.subtree_control").write_text("+memory +pids", encoding="ascii")
-        self.probe("probe=hello", '[limits]\ncgroup = "by-hand.slice/vm/inner"\nmemory_max = "300M"\npids_max = 50')
+        for directory in (CGROUP.parent, slice_):
+            (directory / "cgroup.subtree_control").write_text("+cpu +io +memory +pids", encoding="ascii")
+        disk = next(pathlib.Path("/sys/block").glob("*/dev")).read_text(encoding="ascii").strip()
+        self.probe("probe=mark 7 probe=button", '[limits]\ncgroup = "by-hand.slice/vm/inner"\nmemory_max = "300M"\n'
+                   f'pids_max = 50\ncpu_weight = 250\nio_max = "{disk} wiops=100 rbps=1048576"\n'
+                   f'[control]\npath = "/run/{self.name}.sock"\n[ready]\nwhen = "mark:7"')
         script = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
-        self.assertEqual(call("sh", "-c", script, slice_ / "vm", PROGRAM, "run", f"/etc/vireo/{self.name}.toml"),
-                         (0, "probe: hello from CPL 3\r\n"))
+        with subprocess.Popen(["sh", "-c", script, slice_ / "vm", PROGRAM, "run", f"/etc/vireo/{self.name}.toml"],
+                              stdin=subprocess.DEVNULL) as vm:
+            self.assertTrue(wait_for(lambda: '"ready":true' in self.ctl("status", "--json", control=f"/run/{self.name}.sock")[1]))
+            self.assertEqual([(slice_ / "vm/inner" / file).read_text(encoding="ascii").strip()
+                              for file in ("memory.max", "pids.max", "cpu.weight", "io.max")],
+                             [str(300 << 20), "50", "250", f"{disk} rbps=1048576 wbps=max riops=max wiops=100"])
+            vm.terminate()
+        self.assertEqual(vm.returncode, 0)
         self.assertFalse((slice_ / "vm/inner").exists())
         self.assertEqual((slice_ / "vm/cgroup.subtree_control").read_text(encoding="ascii").strip(), "")
 
