@@ -45,18 +45,4 @@ std::string failure(std::string_view call, int errnum) {
   return Error::from_errno(errnum, call).message();
 }
 
-Result<std::string> read_text(const std::string& path) {
-  TRY_ASSIGN(const UniqueFd file, open_file(path, O_RDONLY));
-  std::array<char, 4096> buffer = {};
-  const ssize_t length = ::read(file.get(), buffer.data(), buffer.size());
-  if (length < 0) {
-    return fail_errno(errno, path);
-  }
-  std::string text(buffer.data(), static_cast<std::size_t>(length));
-  if (text.ends_with('\n')) {
-    text.pop_back();
-  }
-  return text;
-}
-
 }  // namespace vireo

@@ -51,9 +51,6 @@ Finding unknown(const Check& check, std::string value);
 /// "call: what errno means".
 std::string failure(std::string_view call, int errnum);
 
-/// The first 4 KiB of a file of /proc or /sys, without the last newline.
-Result<std::string> read_text(const std::string& path);
-
 /// A heading of the report and the lines below it.
 struct Section {
   const char* id = nullptr;

@@ -21,6 +21,7 @@
 #include <net/if.h>
 
 #include "src/base/fd.h"
+#include "src/cgroup.h"
 #include "src/config.h"
 #include "src/doctor_checks.h"
 
@@ -167,29 +168,10 @@ Finding check_limit(const Limit& limit) {
 
 /// Our own directory in the hierarchy of cgroup v2. Errors: kMissingInput where there is none;
 /// others where that could not be found out.
-Result<std::string> own_cgroup() {
-  constexpr std::string_view kV2 = "0::";
-  TRY_ASSIGN(const std::string groups, read_text("/proc/self/cgroup"));
-  const std::size_t line = groups.starts_with(kV2) ? 0 : groups.find("\n0::");
-  if (line == std::string::npos) {
-    return fail(ErrorCode::kMissingInput, "/proc/self/cgroup: no group of cgroup v2");
-  }
-  const std::size_t start = groups.find(kV2, line) + kV2.size();
-  const std::string group = groups.substr(start, groups.find('\n', start) - start);
-  // The second is where systemd mounts it beside the hierarchies of v1.
-  for (const char* const mount : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
-    struct statfs status = {};
-    if (::statfs(mount, &status) < 0) {
-      if (errno == ENOENT) {
-        continue;
-      }
-      return std::unexpected(Error::from_errno(errno, mount).with_code(ErrorCode::kSystem));
-    }
-    if (status.f_type == CGROUP2_SUPER_MAGIC) {
-      return mount + (group == "/" ? "" : group);
-    }
-  }
-  return fail(ErrorCode::kMissingInput, "cgroup v2 is not mounted at /sys/fs/cgroup");
+Result<std::string> own_directory() {
+  TRY_ASSIGN(const std::string group, own_cgroup());
+  TRY_ASSIGN(const std::string mount, cgroup_mount());
+  return mount + (group == "/" ? "" : group);
 }
 
 Finding check_cgroup(const Result<std::string>& directory) {
@@ -211,7 +193,8 @@ Finding check_controllers(const Result<std::string>& directory) {
   if (!directory) {
     return unknown(kControllers, "not asked, since there is no control group to ask");
   }
-  const Result<std::string> controllers = read_text(*directory + "/cgroup.controllers");
+  const Result<std::string> controllers =
+      read_small_text(AT_FDCWD, *directory + "/cgroup.controllers");
   if (!controllers) {
     return unknown(kControllers, controllers.error().message());
   }
@@ -248,7 +231,7 @@ Section check_limits() {
   for (const Limit& limit : kLimits) {
     section.findings.push_back(check_limit(limit));
   }
-  const Result<std::string> directory = own_cgroup();
+  const Result<std::string> directory = own_directory();
   section.findings.push_back(check_cgroup(directory));
   section.findings.push_back(check_controllers(directory));
   return section;

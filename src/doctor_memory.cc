@@ -77,7 +77,8 @@ Finding check_transparent() {
   if (::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0) {
     return lacking(kTransparent, "switched off for this process (PR_SET_THP_DISABLE)");
   }
-  const Result<std::string> mode = read_text("/sys/kernel/mm/transparent_hugepage/enabled");
+  const Result<std::string> mode =
+      read_small_text(AT_FDCWD, "/sys/kernel/mm/transparent_hugepage/enabled");
   if (!mode) {
     return unknown(kTransparent, mode.error().message());
   }
@@ -93,8 +94,8 @@ Finding check_huge(const Check& check, unsigned size_log2) {
   if (!page) {
     return lacking(check, page.error().message());
   }
-  const Result<std::string> free =
-      read_text(fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", size >> 10));
+  const Result<std::string> free = read_small_text(
+      AT_FDCWD, fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", size >> 10));
   return found(check, free ? fmt::format("{} are free", *free) : "one or more can be had");
 }
 
@@ -103,7 +104,7 @@ Finding check_merging() {
     return lacking(kMerging, taken.error().message());
   }
   constexpr const char* kRun = "/sys/kernel/mm/ksm/run";
-  const Result<std::string> run = read_text(kRun);
+  const Result<std::string> run = read_small_text(AT_FDCWD, kRun);
   if (!run) {
     return unknown(kMerging, run.error().message());
   }

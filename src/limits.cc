@@ -19,11 +19,12 @@
 
 #include <fmt/core.h>
 
+#include "src/cgroup.h"
+
 namespace vireo {
 
 namespace {
 
-constexpr const char* kCgroupRoot = "/sys/fs/cgroup";
 constexpr const char* kSubtreeControl = "cgroup.subtree_control";
 
 struct Resource {
@@ -44,22 +45,6 @@ constexpr auto kResources = std::to_array<Resource>({{"as", RLIMIT_AS},
                                                      {"rttime", RLIMIT_RTTIME},
                                                      {"sigpending", RLIMIT_SIGPENDING},
                                                      {"stack", RLIMIT_STACK}});
-
-std::string_view trimmed(std::string_view text) {
-  const std::size_t end = text.find_last_not_of(" \n");
-  return text.substr(0, end == std::string_view::npos ? 0 : end + 1);
-}
-
-/// A file of a few lines in a directory.
-Result<std::string> read_small(int directory, const std::string& name) {
-  const UniqueFd file(::openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC));
-  std::array<char, 4096> text = {};
-  const ssize_t size = file ? ::read(file.get(), text.data(), text.size()) : -1;
-  if (size < 0) {
-    return fail_errno(errno, name);
-  }
-  return std::string(trimmed({text.data(), static_cast<std::size_t>(size)}));
-}
 
 Result<> write_small(int directory, const std::string& name, std::string_view text) {
   const UniqueFd file(::openat(directory, name.c_str(), O_WRONLY | O_CLOEXEC));
@@ -157,7 +142,7 @@ Result<> set_cgroup_file(int group, const std::string& file, const std::string& 
   if (Result<> written = write_small(group, file, value); !written) {
     return std::unexpected(std::move(written).error().context("limits.cgroup"));
   }
-  TRY_ASSIGN(const std::string shown, read_small(group, file));
+  TRY_ASSIGN(const std::string shown, read_small_text(group, file));
   if (!took(file, value, shown)) {
     return fail(ErrorCode::kSystem,
                 fmt::format("limits.cgroup: {} is {} after {} was written", file, shown, value));
@@ -173,14 +158,12 @@ bool is_directory_of(int fd, const std::string& path) {
          by_fd.st_ino == by_path.st_ino && by_fd.st_dev == by_path.st_dev;
 }
 
-/// The process's own cgroup of version 2, from the root of the hierarchy ("/system.slice/…").
-Result<std::string> current_cgroup() {
-  TRY_ASSIGN(const std::string lines, read_small(AT_FDCWD, "/proc/self/cgroup"));
-  const std::size_t at = lines.starts_with("0::") ? 0 : lines.find("\n0::") + 1;
-  if (lines.compare(at, 3, "0::") != 0) {
-    return fail(ErrorCode::kConfig, "limits.cgroup: this process is in no cgroup of version 2");
+/// What the host lacks of cgroup v2 is the configuration's to do without.
+Result<std::string> for_key(Result<std::string> found) {
+  if (!found) {
+    return fail(ErrorCode::kConfig, "limits.cgroup: " + found.error().message());
   }
-  return lines.substr(at + 3, lines.find('\n', at) - at - 3);
+  return found;
 }
 
 }  // namespace
@@ -213,9 +196,10 @@ Result<> Limits::apply(const LimitsConfig& config) {
 }
 
 Result<> Limits::enter_cgroup(const LimitsConfig& config) {
-  const std::string path = config.cgroup.starts_with('/')
-                               ? config.cgroup
-                               : fmt::format("{}/{}", kCgroupRoot, config.cgroup);
+  TRY_ASSIGN(const std::string root, for_key(cgroup_mount()));
+  TRY_ASSIGN(const std::string old, for_key(own_cgroup()));
+  const std::string path =
+      config.cgroup.starts_with('/') ? config.cgroup : fmt::format("{}/{}", root, config.cgroup);
   const std::size_t slash = path.rfind('/');
   const std::string name = path.substr(slash + 1);
   const std::string what = "limits.cgroup: " + path;
@@ -227,8 +211,7 @@ Result<> Limits::enter_cgroup(const LimitsConfig& config) {
   if (::fstatfs(parent.get(), &status) < 0 || status.f_type != CGROUP2_SUPER_MAGIC) {
     return fail(ErrorCode::kConfig, what + ": not below a mount of cgroup v2");
   }
-  TRY_ASSIGN(const std::string old, current_cgroup());
-  const std::string old_path = kCgroupRoot + old;
+  const std::string old_path = root + old;
   old_procs_ = UniqueFd(::open((old_path + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
   if (::mkdirat(parent.get(), name.c_str(), 0755) == 0) {
     made_ = name;
@@ -250,7 +233,7 @@ Result<> Limits::enter_cgroup(const LimitsConfig& config) {
     return fail(ErrorCode::kConfig,
                 fmt::format("{}: not delegated to this user: {}", what, entered.error().message()));
   }
-  TRY_ASSIGN(const std::string now, current_cgroup());
+  TRY_ASSIGN(const std::string now, for_key(own_cgroup()));
   if (!now.ends_with("/" + name)) {
     return fail(ErrorCode::kSystem, fmt::format("{}: the process is in {}", what, now));
   }

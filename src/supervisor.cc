@@ -2,7 +2,6 @@
 #include "src/supervisor.h"
 
 #include <cerrno>
-#include <charconv>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +15,7 @@
 
 #include <fmt/core.h>
 
+#include "src/base/environment.h"
 #include "src/base/fd_path.h"
 #include "src/base/log.h"
 
@@ -25,16 +25,6 @@ namespace {
 
 constexpr const char* kLog = "supervisor";
 constexpr std::uint64_t kRetryNs = 20'000'000;
-
-std::optional<std::uint64_t> environment_number(const char* name) {
-  const char* const text = std::getenv(name);
-  std::uint64_t value = 0;
-  if (text == nullptr) {
-    return std::nullopt;
-  }
-  const auto [end, error] = std::from_chars(text, text + std::strlen(text), value);
-  return error == std::errc() && *end == '\0' ? std::optional(value) : std::nullopt;
-}
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/base/fd.h"
 
+#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -37,6 +38,20 @@ Result<UniqueFd> open_file(const std::string& path, int flags, mode_t mode) {
     return fail_errno(errno, path);
   }
   return UniqueFd(fd);
+}
+
+Result<std::string> read_small_text(int directory, const std::string& path) {
+  const UniqueFd file(::openat(directory, path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::array<char, 4096> buffer = {};
+  const ssize_t size = file ? ::read(file.get(), buffer.data(), buffer.size()) : -1;
+  if (size < 0) {
+    return fail_errno(errno, path);
+  }
+  std::string text(buffer.data(), static_cast<std::size_t>(size));
+  if (text.ends_with('\n')) {
+    text.pop_back();
+  }
+  return text;
 }
 
 Result<UniqueFd> create_eventfd() {

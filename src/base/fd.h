@@ -48,6 +48,9 @@ Result<UniqueFd> create_eventfd();
 /// 2^64-2.
 void signal_eventfd(int fd);
 
+/// What the kernel shows in a small file (below /proc, /sys), without the newline at its end; at
+/// most 4 KiB. `path` from `directory`, which may be AT_FDCWD.
+Result<std::string> read_small_text(int directory, const std::string& path);
 /// Reads exactly buffer.size() bytes at `offset`; a file that ends before is kBadInput.
 Result<> read_full_at(int fd, std::span<std::byte> buffer, std::uint64_t offset);
 /// Writes all bytes at the descriptor's position, however many calls that takes.

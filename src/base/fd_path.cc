@@ -9,6 +9,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "src/base/environment.h"
+
 namespace vireo {
 
 namespace {
@@ -28,23 +30,19 @@ std::optional<int> parse_int(std::string_view text) {
   return value;
 }
 
-std::optional<int> environment_int(const char* name) {
-  const char* const text = std::getenv(name);
-  return text == nullptr ? std::nullopt : parse_int(text);
-}
-
 /// The descriptor called `name` in LISTEN_FDNAMES, if that was meant for this process.
 std::optional<int> named_fd(std::string_view name) {
-  const std::optional<int> count = environment_int("LISTEN_FDS");
+  const std::optional<std::uint64_t> count = environment_number("LISTEN_FDS");
   const char* const names = std::getenv("LISTEN_FDNAMES");
-  if (!count || names == nullptr || environment_int("LISTEN_PID") != ::getpid()) {
+  if (!count || names == nullptr ||
+      environment_number("LISTEN_PID") != static_cast<std::uint64_t>(::getpid())) {
     return std::nullopt;
   }
   std::string_view rest = names;
-  for (int i = 0; i < *count; ++i) {
+  for (std::uint64_t i = 0; i < *count; ++i) {
     const std::size_t colon = rest.find(':');
     if (rest.substr(0, colon) == name) {
-      return kListenFdsStart + i;
+      return kListenFdsStart + static_cast<int>(i);
     }
     if (colon == std::string_view::npos) {
       break;

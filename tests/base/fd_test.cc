@@ -96,6 +96,18 @@ TEST_CASE("fd: read_full_at reads all, or says that the file ends too early") {
   CHECK(read_full_at(-1, std::as_writable_bytes(std::span(buffer)), 0).error().errnum() == EBADF);
 }
 
+TEST_CASE("fd: small files of /proc and /sys") {
+  const Result<std::string> name = read_small_text(AT_FDCWD, "/proc/self/comm");
+  REQUIRE(name);
+  CHECK(!name->empty());
+  CHECK_FALSE(name->ends_with('\n'));
+  const Result<UniqueFd> proc = open_file("/proc", O_RDONLY | O_DIRECTORY);
+  REQUIRE(proc);
+  CHECK(read_small_text(proc->get(), "self/comm") == *name);
+  REQUIRE_FALSE(read_small_text(AT_FDCWD, "/proc/self/no-such-file"));
+  CHECK(read_small_text(AT_FDCWD, "/proc").error().message() == "/proc: Is a directory");
+}
+
 TEST_CASE("fd: write_full writes all, in as many calls as that takes") {
   // A socket takes less at once than this, so that the reader has to make room.
   constexpr std::size_t kSize = std::size_t{1} << 20;

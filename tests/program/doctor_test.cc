@@ -83,14 +83,5 @@ TEST_CASE("doctor: what others have named cannot break the report") {
   CHECK(contains(to_json(diagnosis), R"("value": "a\nb\u001b[2J)"));
 }
 
-TEST_CASE("doctor: files of /proc and /sys") {
-  const Result<std::string> name = read_text("/proc/self/comm");
-  REQUIRE(name);
-  CHECK(!name->empty());
-  CHECK_FALSE(name->ends_with('\n'));
-  REQUIRE_FALSE(read_text("/proc/self/no-such-file"));
-  CHECK(contains(read_text("/proc").error().message(), "/proc: Is a directory"));
-}
-
 }  // namespace
 }  // namespace vireo
