@@ -147,8 +147,7 @@ inline constexpr auto kRunOptions = std::to_array<Option>({
      .key = "log.file"},
     {.name = "--serial",
      .value = "MODE[,...]",
-     .help = "stdio, file, pty, unix or null, then path=PATH and append where they apply [stdio]; "
-             "Ctrl-A x leaves a terminal",
+     .help = "stdio, file, pty, unix or null; path=PATH, append [stdio]",
      .completes = Completes::kWords,
      .words = "stdio file,path= pty unix,path= null",
      .key = "serial.mode"},
@@ -163,7 +162,7 @@ inline constexpr auto kDoctorOptions = std::to_array<Option>({
 inline constexpr auto kCtlOptions = std::to_array<Option>({
     {.name = "--timeout",
      .value = "DURATION",
-     .help = "of stop: how long the guest may take before the VM ends without it [10s]"},
+     .help = "of stop: how long the guest may take until it is ended [10s]"},
     {.name = "--json", .value = nullptr, .help = "prints the answer as it came, for programs"},
 });
 
@@ -236,7 +235,8 @@ inline constexpr auto kCommands = std::to_array<Command>({
     {.name = "run",
      .usage = "[FILE.toml] [options]",
      .summary = "boot a VM; the process ends with it",
-     .purpose = "Boots a VM and stays in the foreground until it ends.",
+     .purpose =
+         "Boots a VM and stays in the foreground until it ends; on a terminal, Ctrl-A x ends it.",
      .arguments = kRunArguments,
      .options = kRunOptions,
      .examples = kRunExamples,
@@ -268,11 +268,10 @@ inline constexpr auto kCommands = std::to_array<Command>({
      .options = kDoctorOptions,
      .examples = kDoctorExamples,
      .notes =
-         "The report for programs has version, vireo (its version), can_run and findings; each of "
-         "these has\n"
-         "section, id, title, state (ok, lacking, unknown), value, number (the value, where it is "
-         "one, or null),\n"
-         "cost and remedy (both empty unless it is lacking). Every id is there on every host.",
+         "The report for programs has version, vireo (its version), can_run and findings; each of\n"
+         "these has section, id, title, state (ok, lacking, unknown), value, number (the value,\n"
+         "where it is one, or null), cost and remedy (both empty unless it is lacking). Every\n"
+         "host has every id.",
      .statuses = kDoctorStatuses},
 });
 
