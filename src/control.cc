@@ -84,8 +84,8 @@ void ControlConnection::serve() {
       keep_alive_ = request.keep_alive;
       answering_ = true;
       patience_.cancel();
-      answer_control(machine_, request, [&control = control_, id = id_](ControlReply reply) {
-        control.answered(id, std::move(reply));
+      answer_control(machine_, request, [&control = control_, id = id_](const ControlReply& reply) {
+        control.answered(id, reply);
       });
     }
   }
@@ -103,7 +103,7 @@ void ControlConnection::serve() {
   }
 }
 
-void ControlConnection::reply(ControlReply reply) {
+void ControlConnection::reply(const ControlReply& reply) {
   answering_ = false;
   if (!socket_) {
     return;
@@ -260,10 +260,10 @@ void Control::on_accept(Op& /*op*/, Completion completion) {
   }
 }
 
-void Control::answered(std::uint64_t id, ControlReply reply) {
+void Control::answered(std::uint64_t id, const ControlReply& reply) {
   for (const auto& client : clients_) {
     if (client && client->id() == id) {
-      client->reply(std::move(reply));
+      client->reply(reply);
     }
   }
 }

@@ -43,7 +43,7 @@ class ControlConnection final : public EventListener {
 
   std::uint64_t id() const { return id_; }
   /// The answer to the request that is being served.
-  void reply(ControlReply reply);
+  void reply(const ControlReply& reply);
   /// Sends what is there and then no more; at the machine's end.
   void finish();
   /// Ends it, whatever is still to be sent.
@@ -112,7 +112,7 @@ class Control {
   void on_accept(Op& op, Completion completion);
   void collect();
   void collect_later();
-  void answered(std::uint64_t id, ControlReply reply);
+  void answered(std::uint64_t id, const ControlReply& reply);
 
   Machine& machine_;
   UnixListener listener_;

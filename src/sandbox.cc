@@ -85,7 +85,7 @@ Result<> drop_capabilities(const SandboxPaths& paths) {
 
 Result<> install_filter(std::span<const sock_filter> filter, std::string_view what) {
   const sock_fprog program = {.len = static_cast<unsigned short>(filter.size()),
-                              // The kernel copies it.
+                              // NOLINTNEXTLINE(*-pro-type-const-cast): the kernel copies it
                               .filter = const_cast<sock_filter*>(filter.data())};
   if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0) {
     return fail_errno(errno, std::string("sandbox: the seccomp filter of ") + std::string(what));

@@ -3,16 +3,18 @@
 
 #include <charconv>
 #include <cstdlib>
-#include <string_view>
+#include <cstring>
 
 namespace vireo {
 
 std::optional<std::uint64_t> environment_number(const char* name) {
-  const char* const value = std::getenv(name);
-  const std::string_view text = value == nullptr ? "" : value;
-  const char* const end = text.data() + text.size();
+  const char* const text = std::getenv(name);
+  if (text == nullptr) {
+    return std::nullopt;
+  }
+  const char* const end = text + std::strlen(text);
   std::uint64_t number = 0;
-  const auto [stopped, error] = std::from_chars(text.data(), end, number);
+  const auto [stopped, error] = std::from_chars(text, end, number);
   return error == std::errc() && stopped == end ? std::optional(number) : std::nullopt;
 }
 

@@ -56,7 +56,7 @@ void add(scmp_filter_ctx filter, const Rule& rule) {
 }
 
 void print_filter(const char* name, unsigned threads) {
-  const scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
   if (filter == nullptr) {
     give_up("seccomp_init");
   }
