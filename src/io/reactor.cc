@@ -2,8 +2,6 @@
 #include "src/io/reactor.h"
 
 #include <cerrno>
-#include <condition_variable>
-#include <mutex>
 #include <span>
 #include <utility>
 
@@ -39,6 +37,7 @@ void Reactor::close() {
 
 Result<> Reactor::start() {
   TRY(ring_.enable());
+  thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   arm_wake();
   return {};
 }
@@ -84,32 +83,35 @@ void Reactor::post(Task& task) {
     task.next_ = head;
   } while (!posted_.compare_exchange_weak(head, &task, std::memory_order_release,
                                           std::memory_order_relaxed));
-  // Whoever finds the list empty wakes the loop; later posters ride on that wake-up.
-  if (head == nullptr) {
+  // Whoever finds the list empty wakes the loop; later posters ride on that wake-up. The loop
+  // itself is awake, and looks at the list before it sleeps.
+  if (head == nullptr && thread_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
     signal_eventfd(wake_fd_.get());
   }
 }
 
-void Reactor::call_and_wait(Task& task) {
-  struct Call {
-    void run() {
-      inner->run_(inner->owner_);
-      const std::scoped_lock lock(mutex);
-      finished = true;
-      changed.notify_all();
-    }
-    Task* inner = nullptr;
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool finished = false;
-  };
-  Call call;
-  call.inner = &task;
-  Task outer;
-  outer.bind<Call, &Call::run>(&call);
-  post(outer);
-  std::unique_lock lock(call.mutex);
-  call.changed.wait(lock, [&call] { return call.finished; });
+bool Reactor::call_and_wait(Call& call) {
+  std::unique_lock lock(calls_mutex_);
+  if (refusing_calls_) {
+    return false;
+  }
+  call.reactor_ = this;
+  call.finished_ = false;
+  post(call.task_);
+  calls_changed_.wait(lock, [&] { return call.finished_ || refusing_calls_; });
+  return call.finished_;
+}
+
+void Reactor::refuse_calls() {
+  const std::scoped_lock lock(calls_mutex_);
+  refusing_calls_ = true;
+  calls_changed_.notify_all();
+}
+
+void Call::finish() {
+  const std::scoped_lock lock(reactor_->calls_mutex_);
+  finished_ = true;
+  reactor_->calls_changed_.notify_all();
 }
 
 Result<> Reactor::turn(bool wait) {

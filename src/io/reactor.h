@@ -7,8 +7,11 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <thread>
 
 #include "src/base/error.h"
 #include "src/base/fd.h"
@@ -40,6 +43,33 @@ class Task {
   Task* next_ = nullptr;
 };
 
+class Reactor;
+
+/// A call from another thread that waits for its end, which may come long after the task that
+/// began it has run. Owned by its caller, and outlives the reactor's run where that ended first.
+class Call {
+ public:
+  Call() = default;
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  ~Call() = default;
+
+  /// Names what begins it, on the reactor's thread.
+  template <typename T, void (T::*Member)()>
+  void bind(T* owner) {
+    task_.bind<T, Member>(owner);
+  }
+  /// It is over. Any thread; once for each call.
+  void finish();
+
+ private:
+  friend class Reactor;
+
+  Task task_;
+  Reactor* reactor_ = nullptr;
+  bool finished_ = false;  // under the reactor's calls_mutex_
+};
+
 class Reactor {
  public:
   /// Creates the reactor with its ring disabled. Any thread.
@@ -63,15 +93,20 @@ class Reactor {
 
   /// Lets run() return after its present turn. Any thread, and before run() too.
   void stop();
-  /// Runs `task` on the reactor's thread. Any thread; never blocks.
+  /// Runs `task` on the reactor's thread. Any thread; never blocks. From the reactor's own, it runs
+  /// when the completions that are there have been served, in the same turn of the loop.
   void post(Task& task);
-  /// Runs `task` on the reactor's thread and returns when it has run. Any thread but the reactor's;
-  /// the caller holds no lock that the reactor could want.
-  void call_and_wait(Task& task);
+  /// Has `call` begun on the reactor's thread and waits for its end. False where the reactor serves
+  /// no calls any more, and then it may have begun or not. Any thread but the reactor's; the caller
+  /// holds no lock that the reactor could want.
+  bool call_and_wait(Call& call);
+  /// No thread waits for this one from here on: those that do return, and so does who calls later.
+  void refuse_calls();
 
   Ring& ring() { return ring_; }
 
  private:
+  friend class Call;
   Reactor() = default;
 
   Result<> turn(bool wait);
@@ -85,6 +120,10 @@ class Reactor {
   std::uint64_t wake_count_ = 0;         // where the wake-up's READ puts the eventfd's value
   std::atomic<Task*> posted_ = nullptr;  // a stack; run in the order of posting
   std::atomic<bool> stopping_ = false;
+  std::atomic<std::thread::id> thread_;  // the one that called start()
+  std::mutex calls_mutex_;
+  std::condition_variable calls_changed_;
+  bool refusing_calls_ = false;
   bool closing_ = false;  // the wake-up is not armed again
 };
 

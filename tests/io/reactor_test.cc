@@ -156,7 +156,7 @@ TEST_CASE("reactor: a task posted to a loop that sleeps wakes it, each time") {
   loop.join();
 }
 
-TEST_CASE("reactor: four threads post, each task runs, call_and_wait waits") {
+TEST_CASE("reactor: four threads call, each call runs, and is waited for") {
   auto reactor_result = Reactor::create({});
   REQUIRE(reactor_result.has_value());
   Reactor& reactor = **reactor_result;
@@ -168,7 +168,11 @@ TEST_CASE("reactor: four threads post, each task runs, call_and_wait waits") {
     }
   });
   struct Sum {
-    void add() { ++total; }
+    void add() {
+      ++total;
+      call->finish();
+    }
+    Call* call = nullptr;
     int total = 0;
   };
   constexpr int kRounds = 500;
@@ -177,10 +181,10 @@ TEST_CASE("reactor: four threads post, each task runs, call_and_wait waits") {
   posters.reserve(sums.size());
   for (Sum& sum : sums) {
     posters.emplace_back([&reactor, &sum] {
-      Task task;
-      task.bind<Sum, &Sum::add>(&sum);
-      for (int i = 0; i < kRounds; ++i) {
-        reactor.call_and_wait(task);
+      Call call;
+      call.bind<Sum, &Sum::add>(&sum);
+      sum.call = &call;
+      for (int i = 0; i < kRounds && reactor.call_and_wait(call); ++i) {
       }
     });
   }
@@ -192,6 +196,51 @@ TEST_CASE("reactor: four threads post, each task runs, call_and_wait waits") {
   for (const Sum& sum : sums) {
     CHECK(sum.total == kRounds);
   }
+}
+
+TEST_CASE("reactor: a call ends later than its task, or when calls are refused") {
+  auto reactor_result = Reactor::create({});
+  REQUIRE(reactor_result.has_value());
+  Reactor& reactor = **reactor_result;
+  std::thread loop([&reactor] {
+    if (reactor.start()) {
+      CHECK(reactor.run().has_value());
+      CHECK(reactor.drain(1'000 * kMillisecond));
+      reactor.close();
+    }
+  });
+  struct Later {
+    explicit Later(Reactor& reactor) : timer(reactor) {
+      timer.bind<Later, &Later::expire>(this);
+      call.bind<Later, &Later::begin>(this);
+      silent.bind<Later, &Later::begin_silently>(this);
+    }
+    void begin() { timer.arm(20 * kMillisecond); }
+    void expire() {
+      expired = true;
+      call.finish();
+    }
+    void begin_silently() { begun = true; }
+    Timer timer;
+    Call call;
+    Call silent;  // never finished
+    std::atomic<bool> expired = false;
+    std::atomic<bool> begun = false;
+  } later(reactor);
+  CHECK(reactor.call_and_wait(later.call));
+  CHECK(later.expired);
+
+  std::thread refuser([&] {
+    while (!later.begun) {
+      std::this_thread::yield();
+    }
+    reactor.refuse_calls();
+  });
+  CHECK_FALSE(reactor.call_and_wait(later.silent));
+  CHECK_FALSE(reactor.call_and_wait(later.call));
+  refuser.join();
+  reactor.stop();
+  loop.join();
 }
 
 TEST_CASE("ring: reads wait for their bytes, and a cancelled one completes") {
