@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/memory/guest_memory.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -192,7 +193,17 @@ bool GuestMemory::read(GuestAddress address, std::span<std::byte> bytes) const {
     return false;
   }
   std::memcpy(bytes.data(), source->data(), bytes.size());
+  // The compiler may not read guest memory a second time in place of the copy.
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   return true;
+}
+
+std::uint16_t* GuestMemory::shared_word(GuestAddress address) const {
+  const auto bytes = slice(address, sizeof(std::uint16_t));
+  // Regions are page-aligned on both sides, so the guest's alignment is the host's.
+  return bytes && address.value() % sizeof(std::uint16_t) == 0
+             ? static_cast<std::uint16_t*>(static_cast<void*>(bytes->data()))
+             : nullptr;
 }
 
 std::uint64_t GuestMemory::resident_pages() const {

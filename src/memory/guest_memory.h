@@ -80,6 +80,10 @@ class GuestMemory {
     return value;
   }
 
+  /// A word that both sides use at once, such as an index of a ring: for std::atomic_ref alone.
+  /// nullptr where it is outside RAM or at an odd address.
+  std::uint16_t* shared_word(GuestAddress address) const;
+
   /// Makes all of it read as zeros again, and gives its pages back where they are not reserved
   /// ones (huge pages, prefaulted). While nothing uses it.
   Result<> clear();
