@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/virtio/mmio_transport.h"
+
+#include <algorithm>
+
+#include "devices/virtio/uapi.h"
+#include "src/base/endian.h"
+
+namespace vireo {
+
+namespace {
+
+constexpr std::uint32_t kMagic = 0x74726976;  // "virt"
+constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVendor = 0x4f524956;  // "VIRO"
+/// §4.2.2: the length of a shared memory region that is not there.
+constexpr std::uint32_t kNoSharedMemory = 0xffffffff;
+
+/// An address with its lower or upper half replaced.
+GuestAddress with_low(GuestAddress address, std::uint32_t low) {
+  return GuestAddress((address.value() & ~std::uint64_t{0xffffffff}) | low);
+}
+GuestAddress with_high(GuestAddress address, std::uint32_t high) {
+  return GuestAddress((address.value() & 0xffffffff) | std::uint64_t{high} << 32);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device,
+                                                             GuestMemory& memory,
+                                                             std::span<Reactor* const> reactors,
+                                                             Interrupt& line) {
+  auto transport = std::unique_ptr<MmioTransport>(new MmioTransport(line));
+  TRY_ASSIGN(
+      transport->core_,
+      VirtioTransport::create(
+          {.device = device, .memory = memory, .interrupts = *transport, .reactors = reactors}));
+  return transport;
+}
+
+// §4.2.2.2: the driver uses 32-bit accesses, but for the configuration space. Others find nothing.
+
+void MmioTransport::read(std::uint64_t offset, std::span<std::byte> data) {
+  if (offset >= VIRTIO_MMIO_CONFIG) {
+    core_->read_config(offset - VIRTIO_MMIO_CONFIG, data);
+    return;
+  }
+  std::ranges::fill(data, std::byte{0});
+  if (data.size() == sizeof(std::uint32_t)) {
+    const auto bytes =
+        std::bit_cast<std::array<std::byte, sizeof(le32)>>(le32(read_register(offset)));
+    std::ranges::copy(bytes, data.begin());
+  }
+}
+
+void MmioTransport::write(std::uint64_t offset, std::span<const std::byte> data) {
+  if (offset < VIRTIO_MMIO_CONFIG && data.size() == sizeof(std::uint32_t)) {
+    std::array<std::byte, sizeof(le32)> bytes = {};
+    std::ranges::copy(data, bytes.begin());
+    write_register(offset, std::bit_cast<le32>(bytes));
+  }
+}
+
+std::uint32_t MmioTransport::read_register(std::uint64_t offset) const {
+  switch (offset) {
+    case VIRTIO_MMIO_MAGIC_VALUE:
+      return kMagic;
+    case VIRTIO_MMIO_VERSION:
+      return kVersion;
+    case VIRTIO_MMIO_DEVICE_ID:
+      return core_->device_type();
+    case VIRTIO_MMIO_VENDOR_ID:
+      return kVendor;
+    case VIRTIO_MMIO_DEVICE_FEATURES:
+      return core_->device_features(device_features_page_);
+    case VIRTIO_MMIO_QUEUE_NUM_MAX:
+      return core_->queue(queue_).max_size;
+    case VIRTIO_MMIO_QUEUE_READY:
+      return core_->queue(queue_).ready ? 1 : 0;
+    case VIRTIO_MMIO_INTERRUPT_STATUS:
+      return interrupt_status_;
+    case VIRTIO_MMIO_STATUS:
+      return core_->status();
+    case VIRTIO_MMIO_SHM_LEN_LOW:
+    case VIRTIO_MMIO_SHM_LEN_HIGH:
+    case VIRTIO_MMIO_SHM_BASE_LOW:
+    case VIRTIO_MMIO_SHM_BASE_HIGH:
+      return kNoSharedMemory;
+    case VIRTIO_MMIO_CONFIG_GENERATION:
+      return core_->config_generation();
+    default:
+      return 0;
+  }
+}
+
+void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
+  switch (offset) {
+    case VIRTIO_MMIO_DEVICE_FEATURES_SEL:
+      device_features_page_ = value;
+      break;
+    case VIRTIO_MMIO_DRIVER_FEATURES_SEL:
+      driver_features_page_ = value;
+      break;
+    case VIRTIO_MMIO_DRIVER_FEATURES:
+      core_->set_driver_features(driver_features_page_, value);
+      break;
+    case VIRTIO_MMIO_QUEUE_SEL:
+      queue_ = value;
+      break;
+    case VIRTIO_MMIO_QUEUE_NOTIFY:
+      core_->notify(value);
+      break;
+    case VIRTIO_MMIO_INTERRUPT_ACK:
+      interrupt_status_ &= ~value;
+      break;
+    case VIRTIO_MMIO_STATUS:
+      core_->write_status(value);
+      if (value == 0) {
+        interrupt_status_ = 0;
+      }
+      break;
+    default:
+      write_queue_register(offset, value);
+      break;
+  }
+}
+
+void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t value) {
+  core_->configure_queue(queue_, [offset, value](QueueConfig& config) {
+    switch (offset) {
+      case VIRTIO_MMIO_QUEUE_NUM:
+        // What is no size fails when the queue is used.
+        config.size = value <= config.max_size ? static_cast<std::uint16_t>(value) : 0;
+        break;
+      case VIRTIO_MMIO_QUEUE_READY:
+        config.ready = (value & 1) != 0;
+        break;
+      case VIRTIO_MMIO_QUEUE_DESC_LOW:
+        config.desc_table = with_low(config.desc_table, value);
+        break;
+      case VIRTIO_MMIO_QUEUE_DESC_HIGH:
+        config.desc_table = with_high(config.desc_table, value);
+        break;
+      case VIRTIO_MMIO_QUEUE_AVAIL_LOW:
+        config.avail_ring = with_low(config.avail_ring, value);
+        break;
+      case VIRTIO_MMIO_QUEUE_AVAIL_HIGH:
+        config.avail_ring = with_high(config.avail_ring, value);
+        break;
+      case VIRTIO_MMIO_QUEUE_USED_LOW:
+        config.used_ring = with_low(config.used_ring, value);
+        break;
+      case VIRTIO_MMIO_QUEUE_USED_HIGH:
+        config.used_ring = with_high(config.used_ring, value);
+        break;
+      default:
+        break;
+    }
+  });
+}
+
+void MmioTransport::raise_queue(unsigned /*index*/) {
+  raise(VIRTIO_MMIO_INT_VRING);
+}
+
+void MmioTransport::raise_config() {
+  raise(VIRTIO_MMIO_INT_CONFIG);
+}
+
+void MmioTransport::raise(std::uint32_t cause) {
+  interrupt_status_ |= cause;
+  line_.raise();
+}
+
+}  // namespace vireo

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// What serves one queue of a device: the loop around it, once for all devices.
+//
+// Owned by its device; everything here runs on the reactor of the queue. The derived class says in
+// serve() what becomes of the chains, and calls chain_returned() when one of them comes back later
+// than that.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "devices/virtio/queue.h"
+#include "src/io/reactor.h"
+
+namespace vireo {
+
+/// How a transport interrupts the driver. Any thread; never blocks.
+class VirtioInterrupts {
+ public:
+  virtual ~VirtioInterrupts() = default;
+  /// Something was used in queue `index`.
+  virtual void raise_queue(unsigned index) = 0;
+  /// The configuration or the status changed.
+  virtual void raise_config() = 0;
+};
+
+/// The transport, as its device sees it. Any thread.
+class VirtioHost {
+ public:
+  virtual ~VirtioHost() = default;
+  /// From now on the driver reads `image` as the device's configuration; it is told of a change.
+  virtual void publish_config(std::span<const std::byte> image) = 0;
+  /// Nothing goes on until the driver has reset the device (§2.1.1, DEVICE_NEEDS_RESET).
+  virtual void needs_reset() = 0;
+};
+
+class QueueHandler {
+ public:
+  struct Context {
+    Queue* queue = nullptr;
+    unsigned index = 0;
+    int kick_fd = -1;  ///< an eventfd that the driver's notifications count up
+    Reactor* reactor = nullptr;
+    VirtioInterrupts* interrupts = nullptr;
+    VirtioHost* host = nullptr;
+  };
+
+  QueueHandler();
+  QueueHandler(const QueueHandler&) = delete;
+  QueueHandler& operator=(const QueueHandler&) = delete;
+  virtual ~QueueHandler() { CHECK(!running()); }
+
+  /// Begins to serve, first what is in the queue already. What the context names outlives stop().
+  void start(const Context& context);
+  /// Pops nothing any more; `stopped` runs when every chain is given back and nothing is armed.
+  void stop(Task& stopped);
+  /// Between start() and the run of stop()'s task.
+  bool running() const { return context_.queue != nullptr; }
+
+ protected:
+  enum class Served : std::uint8_t {
+    kAll,      ///< the queue is empty
+    kSome,     ///< and there may be more: the others' turn first
+    kBlocked,  ///< the rest waits for what ends with serve_again()
+  };
+
+  /// Pops chains and does what they ask for; returns some of them later, perhaps.
+  virtual Served serve() = 0;
+  /// stop() was called: what waits for the outside for ever is to be cancelled now.
+  virtual void cancel_waits() {}
+  /// Whether something of the derived class is still armed, beside chains that are out.
+  virtual bool waits() const { return false; }
+
+  /// After kBlocked: there is something to do again.
+  void serve_again();
+  /// Some chains were given back outside of serve(): the driver is told at the end of this turn of
+  /// the loop, once for all of them.
+  void chain_returned();
+  /// A wait has ended.
+  void wait_ended() { finish_stop(); }
+
+  Queue& queue() { return *context_.queue; }
+  Reactor& reactor() { return *context_.reactor; }
+  VirtioHost& host() { return *context_.host; }
+
+ private:
+  void on_kick(Op& op, Completion completion);
+  void run();
+  void flush();
+  void tell_driver();
+  void finish_stop();
+
+  Context context_;
+  Op kick_op_;
+  std::uint64_t kicks_ = 0;
+  Task run_task_;
+  Task flush_task_;
+  Task* stopped_ = nullptr;
+  bool flush_pending_ = false;
+  bool run_pending_ = false;
+};
+
+}  // namespace vireo

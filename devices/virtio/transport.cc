@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/virtio/transport.h"
+
+#include <algorithm>
+
+#include "devices/virtio/uapi.h"
+
+namespace vireo {
+
+namespace {
+
+/// What every queue of ours can (§6).
+constexpr std::uint64_t kRingFeatures = feature_bit(VIRTIO_F_VERSION_1) |
+                                        feature_bit(VIRTIO_RING_F_INDIRECT_DESC) |
+                                        feature_bit(VIRTIO_RING_F_EVENT_IDX);
+
+std::uint32_t page_of(std::uint64_t features, std::uint32_t page) {
+  return page < 2 ? static_cast<std::uint32_t>(features >> (32 * page)) : 0;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<VirtioTransport>> VirtioTransport::create(const Context& context) {
+  auto transport = std::unique_ptr<VirtioTransport>(new VirtioTransport(context));
+  for (const auto& slot : transport->queues_) {
+    TRY_ASSIGN(slot->kick, create_eventfd());
+    slot->context.kick_fd = slot->kick.get();
+  }
+  return transport;
+}
+
+VirtioTransport::VirtioTransport(const Context& context)
+    : device_(context.device),
+      memory_(context.memory),
+      interrupts_(context.interrupts),
+      device_features_(context.device.features() | kRingFeatures),
+      first_reactor_(*context.reactors.front()) {
+  activate_call_.bind<VirtioTransport, &VirtioTransport::begin_activate>(this);
+  reset_call_.bind<VirtioTransport, &VirtioTransport::begin_reset>(this);
+  all_acknowledged_task_.bind<VirtioTransport, &VirtioTransport::all_acknowledged>(this);
+  const std::span<const std::byte> config = device_.config();
+  config_.assign(config.begin(), config.end());
+  for (const std::uint16_t max_size : device_.queue_max_sizes()) {
+    const auto index = static_cast<unsigned>(queues_.size());
+    auto slot = std::make_unique<Slot>();
+    slot->transport = this;
+    slot->config.max_size = max_size;
+    slot->handler = &device_.queue_handler(index);
+    slot->context = {.index = index,
+                     .reactor = context.reactors[index % context.reactors.size()],
+                     .interrupts = &interrupts_,
+                     .host = this};
+    slot->start_task.bind<Slot, &Slot::start>(slot.get());
+    slot->stop_task.bind<Slot, &Slot::stop>(slot.get());
+    slot->stopped_task.bind<Slot, &Slot::stopped>(slot.get());
+    queues_.push_back(std::move(slot));
+  }
+}
+
+// Features
+// ---------------------------------------------------------------------------------------
+
+std::uint32_t VirtioTransport::device_features(std::uint32_t page) const {
+  return page_of(device_features_, page);
+}
+
+std::uint32_t VirtioTransport::driver_features(std::uint32_t page) const {
+  const std::scoped_lock lock(mutex_);
+  return page_of(driver_features_, page);
+}
+
+void VirtioTransport::set_driver_features(std::uint32_t page, std::uint32_t features) {
+  const std::scoped_lock lock(mutex_);
+  if (page < 2 && (status_ & VIRTIO_CONFIG_S_FEATURES_OK) == 0) {
+    const unsigned shift = 32 * page;
+    driver_features_ &= ~(std::uint64_t{0xffffffff} << shift);
+    driver_features_ |= std::uint64_t{features} << shift;
+  }
+}
+
+// The status machine
+// ----------------------------------------------------------------------------
+
+std::uint8_t VirtioTransport::status() const {
+  const std::scoped_lock lock(mutex_);
+  return status_;
+}
+
+void VirtioTransport::write_status(std::uint32_t value) {
+  std::unique_lock lock(mutex_);
+  if (in_transition_) {
+    return;  // another vCPU is waiting for the end of one
+  }
+  if (value == 0) {
+    reset(lock);
+    return;
+  }
+  const std::uint32_t added = value & ~std::uint32_t{status_};
+  status_ |=
+      added & (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FAILED);
+  // §2.2.2: a driver that wants what was not offered, or speaks the legacy interface, reads back
+  // that this bit is not set.
+  if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && (driver_features_ & ~device_features_) == 0 &&
+      (driver_features_ & feature_bit(VIRTIO_F_VERSION_1)) != 0) {
+    status_ |= VIRTIO_CONFIG_S_FEATURES_OK;
+  }
+  if ((added & VIRTIO_CONFIG_S_DRIVER_OK) != 0 && (status_ & VIRTIO_CONFIG_S_FEATURES_OK) != 0) {
+    activate(lock);
+  }
+}
+
+void VirtioTransport::activate(std::unique_lock<std::mutex>& lock) {
+  if (!create_queues()) {
+    std::uint64_t dropped = 0;
+    if (log_limiter_.allow(monotonic_ns(), dropped)) {
+      log_warn("virtio", "device type {}: the driver set up a queue that cannot be ({} more)",
+               device_.type(), dropped);
+    }
+    status_ |= VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET;
+    lock.unlock();
+    interrupts_.raise_config();
+    return;
+  }
+  in_transition_ = true;
+  const std::uint64_t features = driver_features_;
+  lock.unlock();
+  device_.activate(features);
+  const bool started = first_reactor_.call_and_wait(activate_call_);
+  lock.lock();
+  in_transition_ = false;
+  if (started) {
+    active_ = true;
+    status_ |= VIRTIO_CONFIG_S_DRIVER_OK;
+  }
+}
+
+/// The live rings of all queues that are ready; none where one of them cannot be.
+bool VirtioTransport::create_queues() {
+  for (const auto& slot : queues_) {
+    if (slot->config.ready) {
+      slot->queue = Queue::create(slot->config, driver_features_, memory_);
+      slot->context.queue = slot->queue.get();
+      if (slot->queue == nullptr) {
+        for (const auto& made : queues_) {
+          made->queue.reset();
+        }
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+void VirtioTransport::reset(std::unique_lock<std::mutex>& lock) {
+  if (active_) {
+    in_transition_ = true;
+    lock.unlock();
+    const bool stopped = first_reactor_.call_and_wait(reset_call_);
+    if (stopped) {
+      for (const auto& slot : queues_) {
+        slot->queue.reset();
+      }
+      device_.reset();
+    }
+    lock.lock();
+    in_transition_ = false;
+    if (!stopped) {
+      return;  // the machine ends meanwhile
+    }
+    active_ = false;
+  }
+  for (const auto& slot : queues_) {
+    slot->config = {.max_size = slot->config.max_size};
+  }
+  status_ = 0;
+  driver_features_ = 0;
+}
+
+// Starting and stopping the queues, each on its own reactor
+// -----------------------------------------------
+
+void VirtioTransport::begin_activate() {
+  for_each_queue(&Slot::start_task, &VirtioTransport::finish_activate);
+}
+
+void VirtioTransport::begin_reset() {
+  for_each_queue(&Slot::stop_task, &VirtioTransport::finish_reset);
+}
+
+void VirtioTransport::quiesce(Task& done) {
+  if (then_ != nullptr) {
+    waiting_quiesce_ = &done;  // a vCPU that is gone has begun something
+    return;
+  }
+  quiesced_ = &done;
+  for_each_queue(&Slot::stop_task, &VirtioTransport::finish_quiesce);
+}
+
+void VirtioTransport::resume(Task& done) {
+  quiesced_ = &done;
+  for_each_queue(&Slot::start_task, &VirtioTransport::finish_quiesce);
+}
+
+void VirtioTransport::finish_quiesce() {
+  first_reactor_.post(*std::exchange(quiesced_, nullptr));
+}
+
+void VirtioTransport::for_each_queue(Task Slot::* task, void (VirtioTransport::*then)()) {
+  CHECK(then_ == nullptr);
+  then_ = then;
+  // One more, so that they cannot be all before each was asked.
+  unacknowledged_ = 1;
+  for (const auto& slot : queues_) {
+    if (slot->queue != nullptr) {
+      unacknowledged_.fetch_add(1);
+      slot->context.reactor->post((*slot).*task);
+    }
+  }
+  acknowledge();
+}
+
+void VirtioTransport::acknowledge() {
+  if (unacknowledged_.fetch_sub(1) == 1) {
+    first_reactor_.post(all_acknowledged_task_);
+  }
+}
+
+void VirtioTransport::all_acknowledged() {
+  const auto then = std::exchange(then_, nullptr);
+  if (waiting_quiesce_ != nullptr) {
+    quiesce(*std::exchange(waiting_quiesce_, nullptr));
+  }
+  (this->*then)();  // last: a vCPU that waited for it goes on
+}
+
+void VirtioTransport::Slot::start() {
+  handler->start(context);
+  transport->acknowledge();
+}
+
+void VirtioTransport::Slot::stop() {
+  if (handler->running()) {
+    handler->stop(stopped_task);
+  } else {
+    stopped();  // quiet already
+  }
+}
+
+void VirtioTransport::Slot::stopped() {
+  transport->acknowledge();
+}
+
+// Queues and configuration
+// ----------------------------------------------------------------------
+
+QueueConfig VirtioTransport::queue(std::uint32_t index) const {
+  const std::scoped_lock lock(mutex_);
+  return index < queues_.size() ? queues_[index]->config : QueueConfig{};
+}
+
+void VirtioTransport::notify(std::uint32_t index) {
+  if (index < queues_.size()) {
+    signal_eventfd(queues_[index]->kick.get());
+  }
+}
+
+void VirtioTransport::read_config(std::uint64_t offset, std::span<std::byte> data) const {
+  const std::scoped_lock lock(mutex_);
+  std::ranges::fill(data, std::byte{0});
+  if (offset < config_.size()) {
+    const std::span present = std::span(config_).subspan(offset);
+    std::ranges::copy(present.first(std::min(present.size(), data.size())), data.begin());
+  }
+}
+
+std::uint32_t VirtioTransport::config_generation() const {
+  const std::scoped_lock lock(mutex_);
+  return config_generation_;
+}
+
+void VirtioTransport::publish_config(std::span<const std::byte> image) {
+  std::unique_lock lock(mutex_);
+  config_.assign(image.begin(), image.end());
+  ++config_generation_;
+  const bool tell = (status_ & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+  lock.unlock();
+  if (tell) {
+    interrupts_.raise_config();
+  }
+}
+
+void VirtioTransport::needs_reset() {
+  std::unique_lock lock(mutex_);
+  const bool tell = (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) == 0;
+  status_ |= VIRTIO_CONFIG_S_NEEDS_RESET;
+  lock.unlock();
+  if (tell) {
+    interrupts_.raise_config();
+  }
+}
+
+}  // namespace vireo

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/rng/rng_device.h"
+
+#include <algorithm>
+
+#include "tests/support/catch.h"
+#include "tests/support/device_suite.h"
+
+namespace vireo {
+namespace {
+
+constexpr std::uint32_t kBytes = 64;
+
+DeviceUnderTest make_rng(FakeGuest& guest) {
+  const std::uint64_t data = guest.allocate(DeviceSuite::kInFlight * kBytes);
+  const auto buffer = [data](unsigned number) { return data + std::uint64_t{number} * kBytes; };
+  return {
+      .device = std::make_unique<RngDevice>(),
+      .request =
+          [buffer](FakeGuest& g, unsigned number) {
+            std::ranges::fill(g.bytes().subspan(buffer(number), kBytes), std::byte{0});
+            return std::vector<FakeRing::Segment>{{buffer(number), kBytes / 2, true},
+                                                  {buffer(number) + kBytes / 2, kBytes / 2, true}};
+          },
+      .check =
+          [buffer](FakeGuest& g, unsigned number, const FakeRing::Used& used) {
+            CHECK(used.length == kBytes);
+            const auto bytes = g.bytes().subspan(buffer(number % DeviceSuite::kInFlight), kBytes);
+            CHECK(std::ranges::count(bytes, std::byte{0}) < 16);
+          }};
+}
+
+TEST_CASE("rng: what every device does, with one reactor and with three") {
+  DeviceSuite(make_rng, 1).run();
+  DeviceSuite(make_rng, 3).run();
+}
+
+TEST_CASE("rng: a buffer that is huge is filled in part, one that is readable not at all") {
+  FakeGuest guest(1);
+  RngDevice device;
+  MmioDriver driver(guest, device);
+  driver.begin(kEventIdx);
+  const std::uint64_t data = guest.allocate(1 << 20);
+  driver.queue(0).add({{data, 1 << 20, true}});
+  driver.queue(0).add({{data, 16, false}});
+  driver.kick(0);
+  CHECK(driver.wait_used(0).length == 64 << 10);
+  CHECK(driver.wait_used(0).length == 0);
+}
+
+}  // namespace
+}  // namespace vireo
