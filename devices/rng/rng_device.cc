@@ -42,6 +42,11 @@ QueueHandler::Served RngDevice::serve() {
     if (!chain) {
       return Served::kAll;
     }
+    const std::uint64_t wanted = BufferCursor(chain->writable()).remaining();
+    if (!admit(limiter_, std::min<std::uint64_t>(wanted, kMaxBytes))) {
+      queue().undo_pop(std::move(*chain));
+      return Served::kBlocked;
+    }
     const std::uint32_t filled = fill_with_random(chain->writable());
     queue().push_used(std::move(*chain), filled);
   }

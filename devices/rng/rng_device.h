@@ -12,7 +12,7 @@ namespace vireo {
 
 class RngDevice final : public VirtioDevice, QueueHandler {
  public:
-  RngDevice() = default;
+  explicit RngDevice(const RateLimitConfig& rate_limit) : limiter_(rate_limit) {}
 
   // VirtioDevice.
   std::uint32_t type() const override;
@@ -27,6 +27,8 @@ class RngDevice final : public VirtioDevice, QueueHandler {
 
   // QueueHandler.
   Served serve() override;
+
+  RateLimiter limiter_;
 };
 
 }  // namespace vireo

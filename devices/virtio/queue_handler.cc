@@ -3,10 +3,13 @@
 
 #include <utility>
 
+#include "src/base/log.h"
+
 namespace vireo {
 
 QueueHandler::QueueHandler() {
   kick_op_.bind<QueueHandler, &QueueHandler::on_kick>(this);
+  tokens_op_.bind<QueueHandler, &QueueHandler::on_tokens>(this);
   run_task_.bind<QueueHandler, &QueueHandler::run>(this);
   flush_task_.bind<QueueHandler, &QueueHandler::flush>(this);
 }
@@ -23,6 +26,7 @@ void QueueHandler::stop(Task& stopped) {
   CHECK(running() && stopped_ == nullptr);
   stopped_ = &stopped;
   reactor().ring().cancel(kick_op_);
+  reactor().ring().cancel(tokens_op_);
   cancel_waits();
   finish_stop();
 }
@@ -50,6 +54,9 @@ void QueueHandler::run() {
     finish_stop();
     return;
   }
+  if (tokens_op_.in_flight()) {
+    return;  // a notification that was on its way
+  }
   queue().disarm();
   const Served served = serve();
   tell_driver();
@@ -57,6 +64,27 @@ void QueueHandler::run() {
     host().needs_reset();
   } else if (served == Served::kSome || (served == Served::kAll && queue().rearm())) {
     serve_again();
+  }
+}
+
+bool QueueHandler::admit(RateLimiter& limiter, std::uint64_t bytes) {
+  const std::uint64_t now_ns = monotonic_ns();
+  const std::uint64_t wait_ns = limiter.take(bytes, now_ns);
+  if (wait_ns == 0) {
+    return true;
+  }
+  const std::uint64_t when_ns = now_ns + wait_ns;
+  tokens_when_ = {.tv_sec = static_cast<std::int64_t>(when_ns / 1'000'000'000),
+                  .tv_nsec = static_cast<std::int64_t>(when_ns % 1'000'000'000)};
+  reactor().ring().prep_timeout(tokens_op_, tokens_when_);
+  return false;
+}
+
+void QueueHandler::on_tokens(Op& /*op*/, Completion /*completion*/) {
+  if (stopped_ != nullptr) {
+    finish_stop();
+  } else {
+    run();
   }
 }
 
@@ -80,8 +108,8 @@ void QueueHandler::tell_driver() {
 }
 
 void QueueHandler::finish_stop() {
-  if (stopped_ == nullptr || kick_op_.in_flight() || flush_pending_ || run_pending_ || waits() ||
-      queue().outstanding() > 0) {
+  if (stopped_ == nullptr || kick_op_.in_flight() || tokens_op_.in_flight() || flush_pending_ ||
+      run_pending_ || waits() || queue().outstanding() > 0) {
     return;
   }
   Reactor& reactor = *context_.reactor;

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "devices/virtio/queue.h"
+#include "src/io/rate_limiter.h"
 #include "src/io/reactor.h"
 
 namespace vireo {
@@ -68,6 +69,10 @@ class QueueHandler {
   virtual Served serve() = 0;
   /// stop() was called: what waits for the outside for ever is to be cancelled now.
   virtual void cancel_waits() {}
+  /// Whether an operation of `bytes` bytes may be done now. If not, serve() is called again when it
+  /// may, and returns kBlocked meanwhile, having put the chain back.
+  bool admit(RateLimiter& limiter, std::uint64_t bytes);
+
   /// Whether something of the derived class is still armed, beside chains that are out.
   virtual bool waits() const { return false; }
 
@@ -85,6 +90,7 @@ class QueueHandler {
 
  private:
   void on_kick(Op& op, Completion completion);
+  void on_tokens(Op& op, Completion completion);
   void run();
   void flush();
   void tell_driver();
@@ -92,6 +98,8 @@ class QueueHandler {
 
   Context context_;
   Op kick_op_;
+  Op tokens_op_;  // a timeout, while tokens are waited for
+  __kernel_timespec tokens_when_ = {};
   std::uint64_t kicks_ = 0;
   Task run_task_;
   Task flush_task_;

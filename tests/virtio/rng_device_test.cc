@@ -15,7 +15,7 @@ DeviceUnderTest make_rng(FakeGuest& guest) {
   const std::uint64_t data = guest.allocate(DeviceSuite::kInFlight * kBytes);
   const auto buffer = [data](unsigned number) { return data + std::uint64_t{number} * kBytes; };
   return {
-      .device = std::make_unique<RngDevice>(),
+      .device = std::make_unique<RngDevice>(RateLimitConfig{}),
       .request =
           [buffer](FakeGuest& g, unsigned number) {
             std::ranges::fill(g.bytes().subspan(buffer(number), kBytes), std::byte{0});
@@ -37,7 +37,7 @@ TEST_CASE("rng: what every device does, with one reactor and with three") {
 
 TEST_CASE("rng: a buffer that is huge is filled in part, one that is readable not at all") {
   FakeGuest guest(1);
-  RngDevice device;
+  RngDevice device({});
   MmioDriver driver(guest, device);
   driver.begin(kEventIdx);
   const std::uint64_t data = guest.allocate(1 << 20);
@@ -46,6 +46,29 @@ TEST_CASE("rng: a buffer that is huge is filled in part, one that is readable no
   driver.kick(0);
   CHECK(driver.wait_used(0).length == 64 << 10);
   CHECK(driver.wait_used(0).length == 0);
+}
+
+TEST_CASE("rng: a limit holds, and a reset does not wait for it") {
+  FakeGuest guest(1);
+  constexpr std::uint64_t kMillisecond = 1'000'000;
+  RngDevice device({.bandwidth = TokenBucketConfig{.size = 4096, .refill_ns = 200 * kMillisecond}});
+  MmioDriver driver(guest, device);
+  driver.begin(kEventIdx);
+  const std::uint64_t data = guest.allocate(4096);
+  const std::uint64_t began = monotonic_ns();
+  for (int i = 0; i < 3; ++i) {
+    driver.queue(0).add({{data, 2048, true}});
+  }
+  driver.kick(0);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(driver.wait_used(0).length == 2048);
+  }
+  CHECK(monotonic_ns() - began >= 100 * kMillisecond);
+  driver.queue(0).add({{data, 4096, true}});
+  driver.kick(0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  driver.reset();
+  CHECK(driver.status() == 0);
 }
 
 }  // namespace
