@@ -5,15 +5,19 @@
 #   echo     answers each line until quit or reboot  cpus    prints what the machine has, then power off
 #   wait     until the power button is pressed       deaf    the same, and ignores the button
 #   panic    the kernel panics                       busy     waits without ever being idle
+# A line that says rng is answered by echo with what the virtio random number generator gave.
 # poweroff and reboot never come here.
 # This shell finds busybox's programs in itself; only who types commands needs them in /bin as well.
 word=${1:-shell}
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
-for module in $(cat "/modules/$(uname -r)/order" 2>/dev/null); do
-  insmod "/modules/$(uname -r)/$module"
-done
+load() { # LIST
+  for module in $(cat "/modules/$(uname -r)/$1" 2>/dev/null); do
+    insmod "/modules/$(uname -r)/$module"
+  done
+}
+load order
 # What listens for the power button: busybox has no acpid here, so the input device is read. It is open
 # before the guest says that it is ready.
 listen() {
@@ -24,12 +28,20 @@ listen() {
   done
 }
 [ "$word" = deaf ] || listen
+read_rng() {
+  load virtio
+  echo "rng: $(cat /sys/class/misc/hw_random/rng_current)"
+  dd if=/dev/hwrng of=/tmp/random bs=4096 count=64 2>/dev/null
+  # Random bytes cannot be compressed.
+  echo "rng: $(stat -c %s /tmp/random) bytes, $(gzip -c /tmp/random | wc -c) compressed"
+}
 case $word in
   echo)
     echo "echo: ready"
     while read -r line; do
       [ "$line" = quit ] && break
       [ "$line" = reboot ] && reboot -f
+      [ "$line" = rng ] && read_rng
       echo "echo: $line"
     done
     poweroff -f ;;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <utility>
 
 #include <fmt/core.h>
 
@@ -82,7 +83,24 @@ arch::CpuTopology resolved_topology(const MachineConfig& machine) {
       arch::CpuTopology{.sockets = 1, .cores = machine.cpus, .threads = 1});
 }
 
+namespace {
+
+Result<> validate_rate_limit(const RateLimitConfig& limit, std::string_view key) {
+  for (const auto& [name, bucket] :
+       {std::pair("bandwidth", limit.bandwidth), std::pair("ops", limit.ops)}) {
+    if (bucket && (bucket->size == 0 || bucket->refill_ns == 0)) {
+      return fail(ErrorCode::kConfig, fmt::format("{}.{}: wants both size and refill", key, name));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<> validate(const Config& config) {
+  if (config.rng) {
+    TRY(validate_rate_limit(config.rng->rate_limit, "rng.rate_limit"));
+  }
   if (config.boot.kernel.empty()) {
     return fail(ErrorCode::kConfig,
                 "boot.kernel: missing; name a bzImage or an ELF vmlinux (--kernel PATH)");

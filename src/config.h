@@ -16,10 +16,14 @@
 #include "devices/legacy/console.h"
 #include "src/base/error.h"
 #include "src/base/log.h"
+#include "src/io/rate_limiter.h"
 #include "src/limits.h"
 #include "src/memory/guest_memory.h"
 
 namespace vireo {
+
+/// How the guest reaches virtio devices; auto: as the machine finds best.
+enum class Transport : std::uint8_t { kAuto, kMmio, kPci };
 
 enum class OnReboot : std::uint8_t { kExit, kRestart };
 
@@ -32,6 +36,7 @@ struct MachineConfig {
   bool prefault = false;
   std::optional<std::array<std::uint8_t, 16>> uuid;
   std::vector<std::string> cpu_features;
+  Transport transport = Transport::kAuto;
   OnReboot on_reboot = OnReboot::kExit;
 };
 
@@ -58,6 +63,10 @@ struct ReadyConfig {
   std::uint64_t timeout_ns = 30'000'000'000;
 };
 
+struct RngConfig {
+  RateLimitConfig rate_limit;
+};
+
 struct SandboxConfig {
   bool enabled = true;
 };
@@ -82,6 +91,7 @@ struct Config {
   LogConfig log;
   SandboxConfig sandbox;
   LimitsConfig limits;
+  std::optional<RngConfig> rng;  ///< none: the guest has no such device
   std::string control_path;
   std::string metrics_path;
 };

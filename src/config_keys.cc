@@ -21,6 +21,8 @@ constexpr std::uint64_t kMemoryMax = std::uint64_t{1} << 40;
 constexpr unsigned kCpusMax = 64;
 /// As many processors as a cpu_set_t has.
 constexpr unsigned kHostCpusMax = 1024;
+/// Of a rate limit's operations.
+constexpr std::int64_t kTokensMax = std::int64_t{1} << 50;
 constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};  // RLIM_INFINITY
 
 // Setters for plain members.
@@ -119,6 +121,15 @@ Result<> set_memory(const ConfigValue& value, Config& config) {
 Result<> set_huge_pages(const ConfigValue& value, Config& config) {
   TRY_ASSIGN(const std::size_t index, value.word({"off", "transparent", "2M", "1G"}));
   config.machine.huge_pages = static_cast<HugePages>(index);
+  return {};
+}
+
+Result<> set_transport(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::size_t index, value.word({"auto", "mmio", "pci"}));
+  config.machine.transport = static_cast<Transport>(index);
+  if (config.machine.transport == Transport::kPci) {
+    return value.wrong("\"pci\" is not yet supported; \"auto\" is");
+  }
   return {};
 }
 
@@ -398,6 +409,53 @@ Result<> set_rlimits(const ConfigValue& value, Config& config) {
   return {};
 }
 
+/// [rng], or --rng: the device itself.
+Result<> set_rng(const ConfigValue& /*value*/, Config& config) {
+  if (!config.rng) {
+    config.rng.emplace();
+  }
+  return {};
+}
+
+template <std::optional<TokenBucketConfig> RateLimitConfig::* Bucket>
+TokenBucketConfig& rng_bucket(Config& config) {
+  std::optional<TokenBucketConfig>& bucket = config.rng->rate_limit.*Bucket;
+  return bucket ? *bucket : bucket.emplace();
+}
+constexpr auto kBandwidth = &RateLimitConfig::bandwidth;
+constexpr auto kOps = &RateLimitConfig::ops;
+
+/// Bytes for a bandwidth, a number for operations.
+template <auto Bucket>
+Result<std::uint64_t> tokens(const ConfigValue& value) {
+  if constexpr (Bucket == kBandwidth) {
+    return value.size();
+  } else {
+    TRY_ASSIGN(const std::int64_t count, value.integer(0, kTokensMax));
+    return static_cast<std::uint64_t>(count);
+  }
+}
+
+template <auto Bucket, auto Member>
+Result<> set_rng_tokens(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::uint64_t count, tokens<Bucket>(value));
+  if (count == 0 && Member == &TokenBucketConfig::size) {
+    return value.wrong("wants more than 0; leave the limit out for none");
+  }
+  rng_bucket<Bucket>(config).*Member = count;
+  return {};
+}
+
+template <auto Bucket>
+Result<> set_rng_refill(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::uint64_t ns, value.duration());
+  if (ns == 0) {
+    return value.wrong("wants a time above 0");
+  }
+  rng_bucket<Bucket>(config).refill_ns = ns;
+  return {};
+}
+
 constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"name", set_name},
     {"namespace", set_namespace},
@@ -412,7 +470,7 @@ constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"machine.prefault", set_flag<&MachineConfig::prefault, &Config::machine>},
     {"machine.uuid", set_uuid},
     {"machine.cpu_features", set_cpu_features},
-    {"machine.transport", only_word<"auto">},
+    {"machine.transport", set_transport},
     {"machine.io_threads", set_io_threads},
     {"machine.on_reboot", set_on_reboot},
     {"machine.track_dirty", only_flag<false>},
@@ -445,6 +503,13 @@ constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"limits.pids_max", set_pids_max},
     {"limits.io_max", set_io_max},
     {"limits.rlimits", set_rlimits},
+    {"rng", set_rng, true},
+    {"rng.rate_limit.bandwidth.size", set_rng_tokens<kBandwidth, &TokenBucketConfig::size>},
+    {"rng.rate_limit.bandwidth.refill", set_rng_refill<kBandwidth>},
+    {"rng.rate_limit.bandwidth.burst", set_rng_tokens<kBandwidth, &TokenBucketConfig::burst>},
+    {"rng.rate_limit.ops.size", set_rng_tokens<kOps, &TokenBucketConfig::size>},
+    {"rng.rate_limit.ops.refill", set_rng_refill<kOps>},
+    {"rng.rate_limit.ops.burst", set_rng_tokens<kOps, &TokenBucketConfig::burst>},
     {"control.path", set_control},
     {"metrics.path", set_metrics},
     {"sandbox.enabled", set_flag<&SandboxConfig::enabled, &Config::sandbox>},
@@ -461,7 +526,6 @@ constexpr auto kKeysOfLater = std::to_array<ConfigKey>({{"disk"},
                                                         {"vsock"},
                                                         {"fs"},
                                                         {"balloon"},
-                                                        {"rng"},
                                                         {"guest"},
                                                         {"file"},
                                                         {"limits.guest_pids"},

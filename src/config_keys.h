@@ -16,6 +16,8 @@ struct ConfigKey {
   std::string_view path;  ///< "machine.cpus"
   /// Null: the key belongs to a later version, and is refused by name.
   Result<> (*set)(const ConfigValue&, Config&) = nullptr;
+  /// A table that means something even when it is empty; its keys follow.
+  bool section = false;
 };
 
 /// Every key of the configuration file, those of later versions included.

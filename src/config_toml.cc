@@ -206,9 +206,12 @@ class FileReader {
         return fail(ErrorCode::kConfig,
                     fmt::format("{}: {}: not yet supported; remove it", place, path));
       }
-      return exact->set(
+      TRY(exact->set(
           ConfigValue(content_of(node), fmt::format("{}: {}", place, path), ErrorCode::kConfig),
-          config_);
+          config_));
+      if (!exact->section) {
+        return {};
+      }
     }
     const std::string prefix = path + ".";
     const bool section = std::ranges::any_of(
@@ -255,6 +258,7 @@ std::string hex_uuid(const std::array<std::uint8_t, 16>& uuid) {
 
 toml::table machine_table(const MachineConfig& machine) {
   constexpr std::array kHugePages = {"off", "transparent", "2M", "1G"};
+  constexpr std::array kTransports = {"auto", "mmio", "pci"};
   const arch::CpuTopology topology = resolved_topology(machine);
   toml::array features;
   for (const std::string& feature : machine.cpu_features) {
@@ -270,7 +274,7 @@ toml::table machine_table(const MachineConfig& machine) {
       {"mergeable", machine.mergeable},
       {"prefault", machine.prefault},
       {"cpu_features", features},
-      {"transport", "auto"},
+      {"transport", kTransports.at(std::to_underlying(machine.transport))},
       {"io_threads", 0},
       {"on_reboot", machine.on_reboot == OnReboot::kExit ? "exit" : "restart"},
       {"track_dirty", false},
@@ -342,6 +346,27 @@ void add_cgroup_limits(toml::table& table, const std::map<std::string, std::stri
   }
 }
 
+toml::table rate_limit_table(const RateLimitConfig& limit) {
+  toml::table table;
+  if (limit.bandwidth) {
+    toml::table bucket{{"size", format_size(limit.bandwidth->size)},
+                       {"refill", format_duration(limit.bandwidth->refill_ns)}};
+    if (limit.bandwidth->burst > 0) {
+      bucket.insert("burst", format_size(limit.bandwidth->burst));
+    }
+    table.insert("bandwidth", bucket);
+  }
+  if (limit.ops) {
+    toml::table bucket{{"size", static_cast<std::int64_t>(limit.ops->size)},
+                       {"refill", format_duration(limit.ops->refill_ns)}};
+    if (limit.ops->burst > 0) {
+      bucket.insert("burst", static_cast<std::int64_t>(limit.ops->burst));
+    }
+    table.insert("ops", bucket);
+  }
+  return table;
+}
+
 toml::table limits_table(const LimitsConfig& limits) {
   toml::table table{{"core_scheduling", limits.core_scheduling}};
   toml::array affinity;
@@ -400,6 +425,13 @@ toml::table to_table(const Config& config) {
                                          {"timeout", format_duration(config.ready.timeout_ns)}}},
                    {"sandbox", toml::table{{"enabled", config.sandbox.enabled}}},
                    {"limits", limits_table(config.limits)}};
+  if (config.rng) {
+    toml::table rng;
+    if (toml::table limit = rate_limit_table(config.rng->rate_limit); !limit.empty()) {
+      rng.insert("rate_limit", limit);
+    }
+    root.insert("rng", rng);
+  }
   if (!config.control_path.empty()) {
     root.insert("control", toml::table{{"path", config.control_path}});
   }

@@ -7,8 +7,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "arch/arch.h"
 #include "devices/legacy/acpi_pm.h"
 #include "devices/legacy/boot_timer.h"
 #include "devices/legacy/cmos.h"
@@ -18,6 +20,7 @@
 #include "devices/legacy/mark_port.h"
 #include "devices/legacy/pvpanic.h"
 #include "devices/legacy/serial_16550.h"
+#include "devices/virtio/mmio_transport.h"
 #include "src/bus/bus.h"
 #include "src/config.h"
 #include "src/io/reactor.h"
@@ -31,6 +34,7 @@ class DeviceSet {
   /// What devices tell and need; all of it outlives the set.
   struct Context {
     KvmVm& vm;
+    GuestMemory& memory;
     Reactor& reactor;
     MachineEvents& events;
     ConsoleListener& console_listener;
@@ -45,13 +49,17 @@ class DeviceSet {
   ~DeviceSet() = default;
 
   /// Makes the devices; the guest's text goes to `serial_output`. Once, before freeze().
-  void create(const Config& config, SerialOutput& serial_output);
+  /// Errors: kConfig where there are more than the machine has room for.
+  Result<> create(const Config& config, SerialOutput& serial_output);
   /// The buses are fixed from here on; the vCPU threads may start.
   void freeze();
 
   /// Begins to serve the console's reader. On the reactor's thread.
   void start() { console_->start(*serial_); }
-  /// All devices as after create(), for a guest that was reset. While no vCPU runs.
+  /// Has all devices stand still: nothing of theirs is in flight. `done` runs then. On the
+  /// reactor's thread, while no vCPU runs.
+  void quiesce(Task& done);
+  /// All devices as after create(), for a guest that was reset. While they stand still.
   void reset();
 
   /// Presses the guest's ACPI power button. Any thread.
@@ -60,11 +68,27 @@ class DeviceSet {
   bool send_ctrl_alt_del() { return i8042_->send_ctrl_alt_del(); }
 
   Console& console() { return *console_; }
+  /// Where virtio-mmio devices are, for the guest's tables.
+  std::vector<arch::MmioDevice> mmio_devices() const;
   const Bus& ports() const { return ports_; }
   const Bus& mmio() const { return mmio_; }
 
  private:
+  /// A virtio device with what makes it one of this machine.
+  struct VirtioSlot {
+    std::string_view name;  // "virtio-rng", for the exit profile; a literal
+    std::unique_ptr<VirtioDevice> device;
+    std::unique_ptr<Interrupt> line;
+    std::unique_ptr<MmioTransport> transport;
+    arch::MmioDevice window;
+    Task quiesced_task;
+  };
+
   explicit DeviceSet(const Context& context) : context_(context) {}
+
+  Result<> create_virtio(const Config& config);
+  Result<> add_virtio(std::string_view name, std::unique_ptr<VirtioDevice> device);
+  void on_quiesced();
 
   const Context context_;
   std::unique_ptr<Interrupt> serial_line_;
@@ -78,6 +102,9 @@ class DeviceSet {
   std::unique_ptr<MarkPort> mark_port_;
   std::unique_ptr<AcpiPm> acpi_pm_;
   std::unique_ptr<BootTimer> boot_timer_;
+  std::vector<std::unique_ptr<VirtioSlot>> virtio_;
+  std::size_t moving_ = 0;  // devices that do not stand still yet
+  Task* quiesced_ = nullptr;
   Bus ports_;
   Bus mmio_;
 };

@@ -40,6 +40,7 @@ Machine::Machine(const Config& config, Timeline& timeline)
   ready_task_.bind<Machine, &Machine::become_ready>(this);
   paused_task_.bind<Machine, &Machine::on_vcpu_paused>(this);
   reset_task_.bind<Machine, &Machine::on_reset>(this);
+  devices_quiet_task_.bind<Machine, &Machine::on_devices_quiet>(this);
 }
 
 Machine::~Machine() {
@@ -64,6 +65,8 @@ Result<int> Machine::run() {
     ready_timer_->arm(config_.ready.timeout_ns);
     served = reactor_->run();
   }
+  // A vCPU may be waiting for the reactor that has ended.
+  reactor_->refuse_calls();
   stop_vcpus();
   announce_end();
   signals_->stop();
@@ -73,6 +76,8 @@ Result<int> Machine::run() {
   if (end_listener_) {
     end_listener_();
   }
+  restarting_ = false;
+  devices_->quiesce(devices_quiet_task_);
   devices_->console().finish(kConsoleTimeoutNs);
   restore_terminal();
   timeline_.record(Step::kEnd);
@@ -243,21 +248,25 @@ void Machine::on_reset() {
   if (std::exchange(restarting_, true)) {
     return;  // a guest that asks twice, or with two vCPUs
   }
-  const bool goes_on = state_ == MachineState::kRunning;
-  pause([this, goes_on] {
-    restarting_ = false;
-    if (Result<> restarted = restart(); !restarted) {
-      failure_ = std::move(restarted).error().context("restarting the guest");
-      end(End::kFailed);
-      return;
-    }
-    ++restarts_;
-    events_.publish("restarted");
-    log_info("machine", "the guest asked for a reboot, and starts anew");
-    if (goes_on) {
-      resume();
-    }
-  });
+  runs_after_restart_ = state_ == MachineState::kRunning;
+  pause([this] { devices_->quiesce(devices_quiet_task_); });
+}
+
+void Machine::on_devices_quiet() {
+  if (!std::exchange(restarting_, false)) {
+    return;  // it was for the end
+  }
+  if (Result<> restarted = restart(); !restarted) {
+    failure_ = std::move(restarted).error().context("restarting the guest");
+    end(End::kFailed);
+    return;
+  }
+  ++restarts_;
+  events_.publish("restarted");
+  log_info("machine", "the guest asked for a reboot, and starts anew");
+  if (runs_after_restart_) {
+    resume();
+  }
 }
 
 /// The machine as it was before the first instruction, with the kernel loaded anew.

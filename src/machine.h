@@ -137,6 +137,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   void on_ready_timeout();
   void on_vcpu_paused();
   void on_reset();
+  void on_devices_quiet();
   Result<> restart();
   void halt_vcpus();
   void stop_vcpus();
@@ -181,6 +182,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   bool ready_ = false;
   bool stop_requested_ = false;
   bool restarting_ = false;
+  bool runs_after_restart_ = false;
   std::uint64_t stop_timeout_ns_ = kStopTimeoutNs;
   std::uint32_t restarts_ = 0;
   std::vector<std::function<void()>> pause_waiters_;
@@ -205,6 +207,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Task ready_task_;
   Task paused_task_;
   Task reset_task_;
+  Task devices_quiet_task_;
   std::unique_ptr<DeviceSet> devices_;
   std::unique_ptr<ReadyText> ready_text_;          // none unless text makes the VM ready
   std::unique_ptr<Profile> profile_;               // none unless asked for

@@ -126,6 +126,7 @@ Result<> Machine::create_devices() {
   ready_timer_->bind<Machine, &Machine::on_ready_timeout>(this);
 
   TRY_ASSIGN(devices_, DeviceSet::open(config_, {.vm = *vm_,
+                                                 .memory = *memory_,
                                                  .reactor = *reactor_,
                                                  .events = *this,
                                                  .console_listener = *this,
@@ -144,7 +145,7 @@ Result<> Machine::create_devices() {
     TRY(vm_stats_.open(vm_->fd()));
     statm_ = UniqueFd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
   }
-  devices_->create(config_, *serial_output);
+  TRY(devices_->create(config_, *serial_output));
   timeline_.record(Step::kDevicesReady);
   return {};
 }
@@ -204,8 +205,10 @@ Result<> Machine::create_vcpus() {
 
 /// The tables that the guest finds in its memory; where it begins.
 Result<EntryPoint> Machine::write_tables() {
+  const std::vector<arch::MmioDevice> mmio_devices = devices_->mmio_devices();
   TRY_ASSIGN(const GuestAddress rsdp,
-             arch::write_platform_tables(*memory_, {.cpu_ids = cpu_ids_, .uuid = uuid_}));
+             arch::write_platform_tables(
+                 *memory_, {.cpu_ids = cpu_ids_, .mmio_devices = mmio_devices, .uuid = uuid_}));
   return boot_->write_boot_params(*memory_, rsdp);
 }
 

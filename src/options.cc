@@ -20,8 +20,8 @@ namespace vireo {
 namespace {
 
 /// Options of the interface that later versions will have: known, and refused by name.
-constexpr std::array kLaterOptions = {"--disk",    "--volume", "--net",   "--vsock",     "--fs",
-                                      "--balloon", "--rng",    "--netns", "--allow-path"};
+constexpr std::array kLaterOptions = {"--disk", "--volume",  "--net",   "--vsock",
+                                      "--fs",   "--balloon", "--netns", "--allow-path"};
 constexpr std::array<std::string_view, 7> kLaterCommands = {"restore", "serve", "fork",    "exec",
                                                             "shell",   "cp",    "snapshot"};
 
@@ -103,7 +103,7 @@ std::string program_of(const manual::Command& command) {
 struct ParsedOptions {
   std::string file;
   std::array<std::string, manual::kRunOptions.size()> values;  // empty: those of flags
-  bool boot_timer = false;
+  std::array<bool, manual::kRunOptions.size()> flags = {};
 };
 
 void declare_options(CLI::App& app, ParsedOptions& parsed) {
@@ -111,9 +111,10 @@ void declare_options(CLI::App& app, ParsedOptions& parsed) {
   for (std::size_t i = 0; i < manual::kRunOptions.size(); ++i) {
     if (manual::kRunOptions[i].value != nullptr) {
       declare_value(app, manual::kRunOptions[i], parsed.values[i]);
+    } else {
+      declare_flag(app, manual::kRunOptions[i], parsed.flags[i]);
     }
   }
-  declare_flag(app, option_of(manual::kRunOptions, "--boot-timer"), parsed.boot_timer);
 }
 
 Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config) {
@@ -122,18 +123,17 @@ Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config)
   }
   for (std::size_t i = 0; i < manual::kRunOptions.size(); ++i) {
     const manual::Option& option = manual::kRunOptions[i];
-    if (option.value == nullptr || app.count(option.name) == 0) {
+    if (app.count(option.name) == 0) {
       continue;
     }
-    if (std::string_view(option.name) == "--serial") {
+    if (option.value == nullptr) {
+      TRY(set_config_option(config, option.key, option.name, parsed.flags[i] ? "true" : "false"));
+    } else if (std::string_view(option.name) == "--serial") {
       config.serial = {};
       TRY(set_serial(config, parsed.values[i]));
     } else {
       TRY(set_config_option(config, option.key, option.name, parsed.values[i]));
     }
-  }
-  if (app.count("--boot-timer") > 0) {
-    config.process.boot_timer = parsed.boot_timer;
   }
   config.log.name = config.name;
   return validate(config);

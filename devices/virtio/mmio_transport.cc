@@ -38,6 +38,14 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& devic
   return transport;
 }
 
+void MmioTransport::power_cycle() {
+  core_->power_cycle();
+  device_features_page_ = 0;
+  driver_features_page_ = 0;
+  queue_ = 0;
+  interrupt_status_ = 0;
+}
+
 // §4.2.2.2: the driver uses 32-bit accesses, but for the configuration space. Others find nothing.
 
 void MmioTransport::read(std::uint64_t offset, std::span<std::byte> data) {

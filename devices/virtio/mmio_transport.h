@@ -29,6 +29,8 @@ class MmioTransport final : public BusDevice, VirtioInterrupts {
   void write(std::uint64_t offset, std::span<const std::byte> data) override;
 
   VirtioTransport& core() { return *core_; }
+  /// As VirtioTransport::power_cycle().
+  void power_cycle();
 
  private:
   explicit MmioTransport(Interrupt& line) : line_(line) {}

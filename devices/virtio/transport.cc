@@ -2,6 +2,7 @@
 #include "devices/virtio/transport.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "devices/virtio/uapi.h"
 
@@ -169,11 +170,26 @@ void VirtioTransport::reset(std::unique_lock<std::mutex>& lock) {
     }
     active_ = false;
   }
+  forget_driver();
+}
+
+void VirtioTransport::forget_driver() {
   for (const auto& slot : queues_) {
     slot->config = {.max_size = slot->config.max_size};
   }
   status_ = 0;
   driver_features_ = 0;
+}
+
+void VirtioTransport::power_cycle() {
+  const std::scoped_lock lock(mutex_);
+  for (const auto& slot : queues_) {
+    slot->queue.reset();
+  }
+  if (std::exchange(active_, false)) {
+    device_.reset();
+  }
+  forget_driver();
 }
 
 // Starting and stopping the queues, each on its own reactor

@@ -83,6 +83,9 @@ class VirtioTransport final : public VirtioHost {
   /// The end of that: the queues are served again, `done` runs. As quiesce(), which came before.
   void resume(Task& done);
 
+  /// The device as after create(): the whole machine is reset. While quiet, and no vCPU runs.
+  void power_cycle();
+
   // VirtioHost.
   void publish_config(std::span<const std::byte> image) override;
   void needs_reset() override;
@@ -109,6 +112,7 @@ class VirtioTransport final : public VirtioHost {
 
   void activate(std::unique_lock<std::mutex>& lock);
   void reset(std::unique_lock<std::mutex>& lock);
+  void forget_driver();
   bool create_queues();
   void begin_activate();
   void begin_reset();

@@ -36,6 +36,16 @@ class LineInterrupt final : public Interrupt {
   std::uint32_t gsi_;
 };
 
+/// An input of the IOAPIC that an eventfd raises: one edge for each write.
+class IrqfdInterrupt final : public Interrupt {
+ public:
+  explicit IrqfdInterrupt(UniqueFd eventfd) : eventfd_(std::move(eventfd)) {}
+  void raise() override { signal_eventfd(eventfd_.get()); }
+
+ private:
+  UniqueFd eventfd_;
+};
+
 Result<UniqueFd> open_kvm(const std::string& device) {
   auto fd = open_file(device, O_RDWR);
   if (fd) {
@@ -107,6 +117,23 @@ Result<> KvmVm::add_memory(const GuestMemory& memory) {
 
 std::unique_ptr<Interrupt> KvmVm::create_line_interrupt(std::uint32_t gsi) {
   return std::make_unique<LineInterrupt>(vm_.get(), gsi);
+}
+
+Result<std::unique_ptr<Interrupt>> KvmVm::create_irqfd(std::uint32_t gsi) {
+  TRY_ASSIGN(UniqueFd eventfd, create_eventfd());
+  const kvm_irqfd argument = {.fd = static_cast<std::uint32_t>(eventfd.get()), .gsi = gsi};
+  TRY(try_ioctl(vm_.get(), KVM_IRQFD, &argument, "KVM_IRQFD"));
+  return std::make_unique<IrqfdInterrupt>(std::move(eventfd));
+}
+
+Result<> KvmVm::add_ioeventfd(GuestAddress address, std::uint32_t value, int fd) {
+  const kvm_ioeventfd argument = {.datamatch = value,
+                                  .addr = address.value(),
+                                  .len = sizeof(value),
+                                  .fd = fd,
+                                  .flags = KVM_IOEVENTFD_FLAG_DATAMATCH};
+  TRY(try_ioctl(vm_.get(), KVM_IOEVENTFD, &argument, "KVM_IOEVENTFD"));
+  return {};
 }
 
 Result<> KvmVm::signal_msi(std::uint64_t address, std::uint32_t data) const {

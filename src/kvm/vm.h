@@ -40,6 +40,13 @@ class KvmVm {
   /// KVM's).
   std::unique_ptr<Interrupt> create_line_interrupt(std::uint32_t gsi);
 
+  /// The same by an irqfd, for devices that interrupt often: one write for each edge, from any
+  /// thread whatever it may do else. Errors: kSystem where no descriptor is to be had.
+  Result<std::unique_ptr<Interrupt>> create_irqfd(std::uint32_t gsi);
+  /// Has KVM count eventfd `fd` up, and the guest go on, when it writes `value` with 32 bits to
+  /// `address`.
+  Result<> add_ioeventfd(GuestAddress address, std::uint32_t value, int fd);
+
   /// Sends a message-signalled interrupt (KVM_SIGNAL_MSI). Any thread.
   Result<> signal_msi(std::uint64_t address, std::uint32_t data) const;
 

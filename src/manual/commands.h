@@ -151,6 +151,10 @@ inline constexpr auto kRunOptions = std::to_array<Option>({
      .completes = Completes::kWords,
      .words = "stdio file,path= pty unix,path= null",
      .key = "serial.mode"},
+    {.name = "--rng",
+     .value = nullptr,
+     .help = "a virtio-rng device, which gives the guest random bytes",
+     .key = "rng"},
     {.name = "--boot-timer",
      .value = nullptr,
      .help = "Firecracker's boot timer at 0xc0000000",
@@ -227,9 +231,8 @@ inline constexpr auto kCtlStatuses = std::to_array<ExitStatus>({
 inline constexpr const char* kFileOnlyKeys =
     "Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,\n"
     "machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, machine.transport,\n"
-    "machine.io_threads, machine.on_reboot, machine.track_dirty, boot.cache, boot.unpack, "
-    "boot.kaslr,\n"
-    "ready.timeout, limits. The manual page vireo.toml(5) tells each.";
+    "machine.io_threads, machine.on_reboot, machine.track_dirty, boot.cache, boot.unpack,\n"
+    "boot.kaslr, ready.timeout, limits, rng.rate_limit. The manual page vireo.toml(5) tells each.";
 
 inline constexpr auto kCommands = std::to_array<Command>({
     {.name = "run",

@@ -39,8 +39,8 @@ inline constexpr auto kKeys = std::to_array<Key>({
     {"machine.cpu_features", "list of texts", "[]",
      "Changes of what KVM offers, by the names of /proc/cpuinfo: \"-avx512f\" hides a feature, "
      "\"+avx\" insists on one."},
-    {"machine.transport", R"("auto")", "\"auto\"",
-     "How devices are reached; so far there is one way."},
+    {"machine.transport", R"("auto" or "mmio")", "\"auto\"",
+     "How virtio devices are reached; so far always by MMIO, which has room for 18 of them."},
     {"machine.io_threads", "0", "0",
      "Further threads that serve queues; so far the main thread serves all."},
     {"machine.on_reboot", R"("exit" or "restart")", "\"exit\"",
@@ -105,6 +105,18 @@ inline constexpr auto kKeys = std::to_array<Key>({
     {"limits.rlimits", "table of texts", "",
      "Resource limits of the process by their names in getrlimit(2), in small letters: "
      "{ nofile = \"SOFT:HARD\" }, one number for both, or unlimited."},
+    {"rng", "table", "",
+     "A virtio-rng device, which gives the guest random bytes of the host's; without the table "
+     "there "
+     "is none."},
+    {"rng.rate_limit.bandwidth.size", "size", "",
+     "What it gives in a time: so many bytes at most in each rate_limit.bandwidth.refill."},
+    {"rng.rate_limit.bandwidth.refill", "duration", "", "In which time that limit is full again."},
+    {"rng.rate_limit.bandwidth.burst", "size", "", "Bytes more, once, at the beginning."},
+    {"rng.rate_limit.ops.size", "whole number", "",
+     "The same for requests: so many at most in each rate_limit.ops.refill."},
+    {"rng.rate_limit.ops.refill", "duration", "", "In which time that limit is full again."},
+    {"rng.rate_limit.ops.burst", "whole number", "", "Requests more, once, at the beginning."},
     {"control.path", "path", "",
      "The control socket, which vireo-json(7) describes. Its owner alone may use it."},
     {"metrics.path", "path", "", "Gets the metrics at SIGUSR1 and at the end. See vireo-json(7)."},

@@ -127,7 +127,8 @@ std::string key_list(std::string_view table) {
   std::string items;
   for (const Key& key : kKeys) {
     const std::size_t dot = key.path.find('.');
-    if ((dot == std::string_view::npos ? "top" : key.path.substr(0, dot)) != table) {
+    const bool top = dot == std::string_view::npos && std::string_view(key.type) != "table";
+    if ((top ? "top" : key.path.substr(0, dot)) != table) {
       continue;
     }
     items += fmt::format(".It Ic {} Pq {}\n{}", literal(key.path), literal(key.type),

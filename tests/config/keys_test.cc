@@ -329,7 +329,14 @@ std::vector<Row> machine_rows() {
                    {R"(["-avx", 1])", "wants a list of texts"},
                    {R"(["-a\u0000"])", "NUL"},
                    {R"("-avx")", "wants a list of texts"}}},
-      fixed_row("machine.transport", R"("auto")", R"("pci")"),
+      {.key = "machine.transport",
+       .accepted = {{R"("auto")",
+                     [](const Config& c) { return c.machine.transport == Transport::kAuto; }},
+                    {R"("mmio")",
+                     [](const Config& c) { return c.machine.transport == Transport::kMmio; }}},
+       .refused = {{R"("pci")", "\"pci\" is not yet supported"},
+                   {R"("ccw")", "auto, mmio, pci"},
+                   {"true", kText}}},
       fixed_row("machine.io_threads", "0", "1"),
       {.key = "machine.on_reboot",
        .accepted = {{R"("exit")",
@@ -377,10 +384,54 @@ std::vector<Row> serial_rows() {
   };
 }
 
+/// The keys of a device's rate limit, below `key`.
+std::vector<Row> rate_limit_rows(const std::string& key,
+                                 const std::function<const RateLimitConfig&(const Config&)>& get) {
+  const auto bandwidth = [get](std::uint64_t TokenBucketConfig::* member, std::uint64_t value) {
+    return [=](const Config& c) { return (*get(c).bandwidth).*member == value; };
+  };
+  const auto ops = [get](std::uint64_t TokenBucketConfig::* member, std::uint64_t value) {
+    return [=](const Config& c) { return (*get(c).ops).*member == value; };
+  };
+  constexpr const char* kAboveNone = "more than 0";
+  constexpr const char* kNumber = "whole number";
+  return {
+      {.key = key + ".bandwidth.size",
+       .accepted = {{R"("10M")", bandwidth(&TokenBucketConfig::size, 10 << 20)}},
+       .refused = {{R"("0K")", kAboveNone}, {R"("10")", "such as"}, {"10", "such as"}}},
+      {.key = key + ".bandwidth.refill",
+       .accepted = {{R"("250ms")", bandwidth(&TokenBucketConfig::refill_ns, 250'000'000)}},
+       .refused = {{R"("0s")", "above 0"}, {R"("1")", "such as"}, {"1", "such as"}}},
+      {.key = key + ".bandwidth.burst",
+       .accepted = {{R"("0K")", bandwidth(&TokenBucketConfig::burst, 0)},
+                    {R"("1M")", bandwidth(&TokenBucketConfig::burst, 1 << 20)}},
+       .refused = {{"true", "such as"}}},
+      {.key = key + ".ops.size",
+       .accepted = {{"1000", ops(&TokenBucketConfig::size, 1000)}},
+       .refused = {{"0", kAboveNone}, {"-1", "from 0"}, {R"("1K")", kNumber}}},
+      {.key = key + ".ops.refill",
+       .accepted = {{R"("1h")", ops(&TokenBucketConfig::refill_ns, 3'600'000'000'000)}},
+       .refused = {{R"("0s")", "above 0"}, {R"("")", "such as"}, {"1", "such as"}}},
+      {.key = key + ".ops.burst",
+       .accepted = {{"0", ops(&TokenBucketConfig::burst, 0)}},
+       .refused = {{"-1", "from 0"}, {"1.5", kNumber}}},
+  };
+}
+
+std::vector<Row> rng_rows() {
+  std::vector<Row> rows =
+      rate_limit_rows("rng.rate_limit",
+                      [](const Config& c) -> const RateLimitConfig& { return c.rng->rate_limit; });
+  rows.push_back({.key = "rng",
+                  .accepted = {{"{}", [](const Config& c) { return c.rng.has_value(); }}},
+                  .refused = {{"true", "wants a table"}, {R"("on")", "wants a table"}}});
+  return rows;
+}
+
 std::vector<Row> all_rows() {
   std::vector<Row> rows = general_rows();
   for (const auto& more :
-       {machine_rows(), boot_rows(), serial_rows(), ready_rows(), limits_rows()}) {
+       {machine_rows(), boot_rows(), serial_rows(), ready_rows(), limits_rows(), rng_rows()}) {
     rows.insert(rows.end(), more.begin(), more.end());
   }
   return rows;

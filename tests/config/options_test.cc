@@ -84,8 +84,10 @@ TEST_CASE("options: each one sets its key") {
                                   "fd:7",
                                   "--serial",
                                   "file,path=s,append",
-                                  "--boot-timer"})
+                                  "--boot-timer",
+                                  "--rng"})
                             .config;
+  CHECK(config.rng);
   CHECK(config.name == "web");
   CHECK(config.log.name == "web");
   CHECK(config.boot.kernel == "k");
@@ -202,8 +204,8 @@ TEST_CASE("options: doctor takes --json and nothing else") {
 }
 
 TEST_CASE("options: what later versions will have is refused by name") {
-  for (const char* const option : {"--disk", "--volume", "--net", "--vsock", "--fs", "--balloon",
-                                   "--rng", "--netns", "--allow-path"}) {
+  for (const char* const option :
+       {"--disk", "--volume", "--net", "--vsock", "--fs", "--balloon", "--netns", "--allow-path"}) {
     CHECK(refused({"run", "--kernel", "k", option, "x"}) ==
           std::string(option) + ": not yet supported; remove it");
     const std::string joined = std::string(option) + "=x";

@@ -51,10 +51,10 @@ def boot(image, word, *options, memory="256M", append="quiet", config="", **keyw
                    "--append", f"{append} vireo.do={word}", *options, **keywords)
 
 
-def start_and_wait(image, word):
+def start_and_wait(image, word, *options):
     """A guest in the background that has said that it is ready to do `word`."""
     process = start("run", "--kernel", image, "--initramfs", INITRAMFS, "--append",
-                    f"quiet vireo.do={word}")
+                    f"quiet vireo.do={word}", *options)
     for line in process.stdout:
         if f"{word}: ready".encode() in line:
             break
@@ -286,10 +286,35 @@ class Control(unittest.TestCase):
                 output, errors = process.communicate(b"quit\n", timeout=100)
                 self.assertEqual(process.returncode, 0, (output[-2000:], errors))
 
+    def test_a_device_that_was_in_use_starts_anew_with_the_guest(self):
+        process = self.start("echo", "--rng", config='[machine]\non_reboot = "restart"\n')
+        for line in (b"reboot\n", b"quit\n"):
+            self.read_until(process, b"echo: ready")
+            process.stdin.write(b"rng\n")
+            process.stdin.flush()
+            self.read_until(process, b"rng: 262144 bytes")
+            process.stdin.write(line)
+            process.stdin.flush()
+        output, errors = process.communicate(timeout=100)
+        self.assertEqual(process.returncode, 0, (output[-2000:], errors))
+
     def test_a_panic_ends_it_all_the_same(self):
         process = self.start("panic", config='[machine]\non_reboot = "restart"\n')
         process.communicate(timeout=100)
         self.assertEqual(process.returncode, 11)
+
+
+@expand
+class Devices(unittest.TestCase):
+    @for_each({name: (kernel.path,) for name, kernel in IMAGES.items() if not name.startswith("micro")})
+    def rng(self, image):
+        process = start_and_wait(image, "echo", "--rng", "--cpus", "2")
+        output, errors = process.communicate(b"rng\nquit\n", timeout=100)
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertIn(b"rng: virtio_rng.0", output)
+        size, packed = map(int, re.search(rb"rng: (\d+) bytes, (\d+) compressed", output).groups())
+        self.assertEqual(size, 64 * 4096)
+        self.assertGreater(packed, size)
 
 
 class Reports(unittest.TestCase):

@@ -91,7 +91,7 @@ class Shell:
         self.assertEqual(self.offers("vireo run web.toml --log-f"), {"--log-format", "--log-file"})
 
     def test_values(self):
-        known = {"--boot-timer", "--help", *PATHS, *TEXTS, *WORDS}
+        known = {"--boot-timer", "--rng", "--help", *PATHS, *TEXTS, *WORDS}
         self.assertEqual(known, options_of("run"))
         for command in ("run", "check"):
             for option, words in WORDS.items():
