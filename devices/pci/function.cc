@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/pci/function.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "src/base/endian.h"
+
+namespace vireo {
+
+namespace {
+
+constexpr unsigned kWord = 4;
+
+constexpr unsigned bar_offset(unsigned index) {
+  return PCI_BASE_ADDRESS_0 + kWord * index;
+}
+
+/// Whether a write at `offset` can change what the BARs answer to.
+bool concerns_bars(unsigned offset) {
+  return offset / kWord == PCI_COMMAND / kWord ||
+         (offset >= PCI_BASE_ADDRESS_0 && offset < bar_offset(PCI_STD_NUM_BARS));
+}
+
+}  // namespace
+
+template <typename T>
+void PciFunction::set(unsigned offset, T value) {
+  const auto bytes = std::bit_cast<std::array<std::byte, sizeof(T)>>(LittleEndian<T>(value));
+  std::ranges::copy(bytes, std::span(space_).subspan(offset).begin());
+}
+
+template <typename T>
+T PciFunction::get(unsigned offset) const {
+  std::array<std::byte, sizeof(T)> bytes;
+  std::ranges::copy(std::span(space_).subspan(offset, sizeof(T)), bytes.begin());
+  return std::bit_cast<LittleEndian<T>>(bytes);
+}
+
+// Building it
+// ------------------------------------------------------------------------------------
+
+PciFunction::PciFunction(const Identity& identity) {
+  set(PCI_VENDOR_ID, identity.vendor);
+  set(PCI_DEVICE_ID, identity.device);
+  set(PCI_REVISION_ID, identity.revision);
+  set(PCI_CLASS_DEVICE, identity.class_code);
+  set(PCI_HEADER_TYPE, std::uint8_t{PCI_HEADER_TYPE_NORMAL});
+  set(PCI_SUBSYSTEM_VENDOR_ID, identity.subsystem_vendor);
+  set(PCI_SUBSYSTEM_ID, identity.subsystem);
+  writable_[PCI_COMMAND] = std::byte{PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER};
+  writable_[PCI_COMMAND + 1] = std::byte{PCI_COMMAND_INTX_DISABLE >> 8};
+  // Notes of the guest to itself.
+  writable_[PCI_CACHE_LINE_SIZE] = std::byte{0xff};
+  writable_[PCI_INTERRUPT_LINE] = std::byte{0xff};
+}
+
+void PciFunction::add_bar(unsigned index, std::uint64_t size, BusDevice& device) {
+  CHECK(index + 1 < bars_.size() && bars_[index].size == 0 && bars_[index + 1].size == 0);
+  CHECK(std::has_single_bit(size) && size > ~PCI_BASE_ADDRESS_MEM_MASK);
+  bars_[index] = {.size = size, .device = &device};
+  set(bar_offset(index), std::uint32_t{PCI_BASE_ADDRESS_MEM_TYPE_64});
+  // §6.2.5.1: bits of the address below the size are zeros that cannot be written. Who writes all
+  // ones therefore reads the size back.
+  const auto mask = std::bit_cast<std::array<std::byte, 8>>(le64(~(size - 1)));
+  std::ranges::copy(mask, std::span(writable_).subspan(bar_offset(index)).begin());
+}
+
+unsigned PciFunction::add_capability(std::uint8_t id, std::span<const std::byte> body,
+                                     std::span<const std::byte> writable) {
+  const unsigned at = capabilities_end_;
+  const unsigned body_at = at + PCI_CAP_LIST_NEXT + 1;
+  const auto end = static_cast<unsigned>(body_at + body.size() + kWord - 1) / kWord * kWord;
+  CHECK(end <= PCI_CFG_SPACE_SIZE && writable.size() <= body.size());
+  set(at + PCI_CAP_LIST_ID, id);
+  std::ranges::copy(body, std::span(space_).subspan(body_at).begin());
+  std::ranges::copy(writable, std::span(writable_).subspan(body_at).begin());
+  set(last_link_, static_cast<std::uint8_t>(at));
+  set(PCI_STATUS, std::uint16_t{PCI_STATUS_CAP_LIST});
+  last_link_ = at + PCI_CAP_LIST_NEXT;
+  capabilities_end_ = end;
+  return at;
+}
+
+void PciFunction::add_msix(unsigned bar, Msix& msix) {
+  struct Body {
+    le16 control;
+    le32 table;
+    le32 pba;
+  };
+  static_assert(sizeof(Body) == PCI_CAP_MSIX_SIZEOF - PCI_MSIX_FLAGS);
+  const Body body = {.control = static_cast<std::uint16_t>(msix.vectors() - 1),
+                     .table = bar,
+                     .pba = static_cast<std::uint32_t>(msix.pba_offset()) | bar};
+  const Body writable = {.control = PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL};
+  add_bar(bar, msix.bar_size(), msix);
+  msix_ = &msix;
+  msix_at_ = add_capability(PCI_CAP_ID_MSIX, std::as_bytes(std::span(&body, 1)),
+                            std::as_bytes(std::span(&writable, 1)));
+}
+
+void PciFunction::set_window(unsigned offset, BusDevice& device) {
+  CHECK(offset % kWord == 0 && window_ == nullptr);
+  window_ = &device;
+  window_at_ = offset;
+}
+
+// The guest's accesses
+// ---------------------------------------------------------------------------
+
+void PciFunction::read_config(std::uint64_t offset, std::span<std::byte> data) {
+  for (std::size_t done = 0; done < data.size(); done += kWord) {
+    const std::span part = data.subspan(done, std::min<std::size_t>(kWord, data.size() - done));
+    const std::uint64_t at = offset + done;
+    if (at >= space_.size() || at % kWord + part.size() > kWord) {
+      std::ranges::fill(part, std::byte{0xff});
+    } else {
+      read_word(static_cast<unsigned>(at), part);
+    }
+  }
+}
+
+void PciFunction::read_word(unsigned offset, std::span<std::byte> data) {
+  if (in_window(offset)) {
+    window_->read(offset - window_at_, data);
+    return;
+  }
+  const std::scoped_lock lock(mutex_);
+  std::ranges::copy(std::span(space_).subspan(offset, data.size()), data.begin());
+}
+
+bool PciFunction::write_config(std::uint64_t offset, std::span<const std::byte> data) {
+  bool moved = false;
+  for (std::size_t done = 0; done < data.size(); done += kWord) {
+    const std::span part = data.subspan(done, std::min<std::size_t>(kWord, data.size() - done));
+    const std::uint64_t at = offset + done;
+    if (at < space_.size() && at % kWord + part.size() <= kWord) {
+      moved |= write_word(static_cast<unsigned>(at), part);
+    }
+  }
+  return moved;
+}
+
+bool PciFunction::write_word(unsigned offset, std::span<const std::byte> data) {
+  if (in_window(offset)) {
+    window_->write(offset - window_at_, data);
+    return false;
+  }
+  const std::scoped_lock lock(mutex_);
+  unsigned at = offset;
+  for (const std::byte byte : data) {
+    space_[at] = (space_[at] & ~writable_[at]) | (byte & writable_[at]);
+    ++at;
+  }
+  if (msix_ != nullptr && offset / kWord == msix_at_ / kWord) {
+    msix_->set_control(get<std::uint16_t>(msix_at_ + PCI_MSIX_FLAGS));
+  }
+  return concerns_bars(offset);
+}
+
+std::optional<std::uint64_t> PciFunction::bar_address(unsigned index) const {
+  const std::scoped_lock lock(mutex_);
+  if (bars_[index].size == 0 || (get<std::uint16_t>(PCI_COMMAND) & PCI_COMMAND_MEMORY) == 0) {
+    return std::nullopt;
+  }
+  return get<std::uint64_t>(bar_offset(index)) & PCI_BASE_ADDRESS_MEM_MASK;
+}
+
+}  // namespace vireo

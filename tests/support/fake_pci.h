@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// What lies around a PCI function in a machine, for tests: the way of its messages to the guest,
+// the guest's accesses.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "devices/pci/function.h"
+#include "devices/pci/msix.h"
+#include "src/base/endian.h"
+#include "tests/support/catch.h"
+
+namespace vireo {
+
+/// Counts what arrives, by its data, as an interrupt controller would have it.
+class FakeMsiRouter final : public MsiRouter {
+ public:
+  struct Route {
+    std::uint64_t address = 0;
+    std::uint32_t data = 0;
+    bool masked = true;
+  };
+
+  Result<std::unique_ptr<Interrupt>> create_vector(unsigned vector) override {
+    const std::scoped_lock lock(mutex_);
+    routes_[vector] = {};
+    return std::make_unique<Vector>(*this, vector);
+  }
+  void route(unsigned vector, std::uint64_t address, std::uint32_t data, bool masked) override {
+    const std::scoped_lock lock(mutex_);
+    routes_[vector] = {.address = address, .data = data, .masked = masked};
+    ++told_;
+  }
+
+  Route route_of(unsigned vector) const {
+    const std::scoped_lock lock(mutex_);
+    return routes_.at(vector);
+  }
+  /// How often it was told of a route.
+  unsigned told() const {
+    const std::scoped_lock lock(mutex_);
+    return told_;
+  }
+  int messages(std::uint32_t data) const {
+    const std::scoped_lock lock(mutex_);
+    const auto found = messages_.find(data);
+    return found == messages_.end() ? 0 : found->second;
+  }
+
+ private:
+  struct Vector final : Interrupt {
+    Vector(FakeMsiRouter& owner, unsigned index) : router(owner), vector(index) {}
+    void raise() override {
+      const std::scoped_lock lock(router.mutex_);
+      ++router.messages_[router.routes_[vector].data];
+    }
+    FakeMsiRouter& router;
+    unsigned vector;
+  };
+
+  mutable std::mutex mutex_;
+  std::map<unsigned, Route> routes_;
+  std::map<std::uint32_t, int> messages_;
+  unsigned told_ = 0;
+};
+
+// A guest's accesses to whatever is on a bus.
+
+template <typename T>
+T load(BusDevice& device, std::uint64_t offset) {
+  std::array<std::byte, sizeof(T)> bytes = {};
+  device.read(offset, bytes);
+  return std::bit_cast<LittleEndian<T>>(bytes);
+}
+template <typename T>
+void store(BusDevice& device, std::uint64_t offset, T value) {
+  device.write(offset, std::bit_cast<std::array<std::byte, sizeof(T)>>(LittleEndian<T>(value)));
+}
+
+/// The configuration space of a function as something on a bus, without one.
+struct ConfigOf final : BusDevice {
+  explicit ConfigOf(PciFunction& whose) : function(whose) {}
+  void read(std::uint64_t offset, std::span<std::byte> data) override {
+    function.read_config(offset, data);
+  }
+  void write(std::uint64_t offset, std::span<const std::byte> data) override {
+    moved = function.write_config(offset, data);
+  }
+  PciFunction& function;
+  bool moved = false;  ///< what the last write said
+};
+
+/// Some bytes behind a BAR.
+struct FakeRegisters final : BusDevice {
+  explicit FakeRegisters(std::byte value = std::byte{0}) { bytes.fill(value); }
+  void read(std::uint64_t offset, std::span<std::byte> data) override {
+    std::ranges::copy(std::span(bytes).subspan(offset, data.size()), data.begin());
+  }
+  void write(std::uint64_t offset, std::span<const std::byte> data) override {
+    std::ranges::copy(data, std::span(bytes).subspan(offset).begin());
+  }
+  std::array<std::byte, 0x1000> bytes = {};
+};
+
+}  // namespace vireo
