@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What lies around a PCI function in a machine, for tests: the way of its messages to the guest,
-// the guest's accesses.
+// the guest's accesses, doorbells that KVM would hang up.
 #pragma once
 
 #include <array>
@@ -10,9 +10,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <tuple>
 
-#include "devices/pci/function.h"
 #include "devices/pci/msix.h"
+#include "devices/pci/root.h"
 #include "src/base/endian.h"
 #include "tests/support/catch.h"
 
@@ -68,6 +69,42 @@ class FakeMsiRouter final : public MsiRouter {
   std::map<unsigned, Route> routes_;
   std::map<std::uint32_t, int> messages_;
   unsigned told_ = 0;
+};
+
+/// Refuses what KVM refuses: two of one width at one address.
+class FakeDoorbells final : public PciDoorbells {
+ public:
+  Result<> attach(GuestAddress address, unsigned width, int fd) override {
+    const std::scoped_lock lock(mutex_);
+    if (full || attached_.contains({address, width})) {
+      return fail(ErrorCode::kSystem, "no doorbell");
+    }
+    attached_[{address, width}] = fd;
+    return {};
+  }
+  void detach(GuestAddress address, unsigned width, int fd) override {
+    const std::scoped_lock lock(mutex_);
+    const auto found = attached_.find({address, width});
+    CHECK((found != attached_.end() && found->second == fd));
+    attached_.erase(found);
+  }
+
+  /// The eventfd that such a write counts up; -1: none, the access leaves the guest.
+  int fd_at(std::uint64_t address, unsigned width) const {
+    const std::scoped_lock lock(mutex_);
+    const auto found = attached_.find({GuestAddress(address), width});
+    return found == attached_.end() ? -1 : found->second;
+  }
+  std::size_t count() const {
+    const std::scoped_lock lock(mutex_);
+    return attached_.size();
+  }
+
+  bool full = false;  ///< as a kernel that has no more room
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::tuple<GuestAddress, unsigned>, int> attached_;
 };
 
 // A guest's accesses to whatever is on a bus.

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The PCI bus: 32 slots of one function each, with a host bridge in slot 0.
+//
+// The machine puts two entries on its Bus, which stays frozen: ecam(), the configuration spaces
+// (PCI Express 4.0 §7.2.2), and mmio(), the whole window that BARs lie in. The guest moves BARs
+// about in it as it likes: where they overlap the lowest slot answers, and outside of the window
+// none does.
+//
+//   ecam():  bit 19 … 15: slot     14 … 12: function, 0     11 … 0: register
+//
+// Built before a vCPU runs; functions are not owned and stay for good. Accesses come from vCPU
+// threads. One mutex guards where the BARs are; it is not held in a call to a BAR's device or to a
+// configuration space, so those may wait.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "devices/pci/function.h"
+#include "src/base/address.h"
+#include "src/base/log.h"
+#include "src/bus/bus.h"
+
+namespace vireo {
+
+/// What lets a write to an address count up an eventfd without a way through the bus. Called from
+/// vCPU threads, one at a time.
+class PciDoorbells {
+ public:
+  virtual ~PciDoorbells() = default;
+  /// Writes of `width` bytes at `address` count up `fd` from here on.
+  virtual Result<> attach(GuestAddress address, unsigned width, int fd) = 0;
+  /// What attach() has done with the same arguments ends.
+  virtual void detach(GuestAddress address, unsigned width, int fd) = 0;
+};
+
+class PciRoot {
+ public:
+  static constexpr unsigned kSlots = 32;
+  static constexpr std::uint64_t kEcamSize = std::uint64_t{1} << 20;
+
+  /// BARs lie in `window`; `doorbells` outlives it.
+  PciRoot(GuestRange window, PciDoorbells& doorbells);
+  PciRoot(const PciRoot&) = delete;
+  PciRoot& operator=(const PciRoot&) = delete;
+
+  /// Puts the function into a free slot (CHECK), with its BARs where nobody else's are, as firmware
+  /// would have. kConfig where the window is full.
+  Result<> add(unsigned slot, PciFunction& function);
+
+  BusDevice& ecam() { return ecam_; }
+  BusDevice& mmio() { return mmio_; }
+
+ private:
+  struct Ecam final : BusDevice {
+    explicit Ecam(PciRoot& owner) : root(owner) {}
+    void read(std::uint64_t offset, std::span<std::byte> data) override;
+    void write(std::uint64_t offset, std::span<const std::byte> data) override;
+    PciFunction* find(std::uint64_t offset) const;
+    PciRoot& root;
+  };
+  struct Mmio final : BusDevice {
+    explicit Mmio(PciRoot& owner) : root(owner) {}
+    void read(std::uint64_t offset, std::span<std::byte> data) override;
+    void write(std::uint64_t offset, std::span<const std::byte> data) override;
+    PciRoot& root;
+  };
+  /// A BAR that answers.
+  struct Mapped {
+    const PciFunction* function = nullptr;
+    unsigned bar = 0;
+    std::uint64_t address = 0;
+    std::uint64_t size = 0;
+  };
+  /// What an access to mmio() goes to; no device where nothing answers.
+  struct Target {
+    BusDevice* device = nullptr;
+    std::uint64_t offset = 0;
+  };
+  struct Bell {
+    const PciFunction* function = nullptr;
+    PciFunction::Doorbell doorbell;
+    std::optional<GuestAddress> attached;
+  };
+
+  const Mapped* find(std::uint64_t address, std::uint64_t size) const;
+  Target target(std::uint64_t offset, std::uint64_t size);
+  std::optional<GuestAddress> wanted_address(const Bell& bell) const;
+  void update();
+
+  const GuestRange window_;
+  PciDoorbells& doorbells_;
+  Ecam ecam_{*this};
+  Mmio mmio_{*this};
+  PciFunction host_bridge_;
+  std::array<PciFunction*, kSlots> slots_ = {};
+  std::uint64_t next_free_;  // in the window, at the start
+
+  std::mutex mutex_;
+  std::vector<Mapped> mapped_;  // by slot, then by BAR
+  std::vector<Bell> bells_;
+  LogLimiter log_limiter_;
+};
+
+}  // namespace vireo
