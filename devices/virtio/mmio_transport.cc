@@ -16,14 +16,6 @@ constexpr std::uint32_t kVendor = 0x4f524956;  // "VIRO"
 /// §4.2.2: the length of a shared memory region that is not there.
 constexpr std::uint32_t kNoSharedMemory = 0xffffffff;
 
-/// An address with its lower or upper half replaced.
-GuestAddress with_low(GuestAddress address, std::uint32_t low) {
-  return GuestAddress((address.value() & ~std::uint64_t{0xffffffff}) | low);
-}
-GuestAddress with_high(GuestAddress address, std::uint32_t high) {
-  return GuestAddress((address.value() & 0xffffffff) | std::uint64_t{high} << 32);
-}
-
 }  // namespace
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device,
@@ -144,22 +136,22 @@ void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t val
         config.ready = (value & 1) != 0;
         break;
       case VIRTIO_MMIO_QUEUE_DESC_LOW:
-        config.desc_table = with_low(config.desc_table, value);
+        config.desc_table = with_low_half(config.desc_table, value);
         break;
       case VIRTIO_MMIO_QUEUE_DESC_HIGH:
-        config.desc_table = with_high(config.desc_table, value);
+        config.desc_table = with_high_half(config.desc_table, value);
         break;
       case VIRTIO_MMIO_QUEUE_AVAIL_LOW:
-        config.avail_ring = with_low(config.avail_ring, value);
+        config.avail_ring = with_low_half(config.avail_ring, value);
         break;
       case VIRTIO_MMIO_QUEUE_AVAIL_HIGH:
-        config.avail_ring = with_high(config.avail_ring, value);
+        config.avail_ring = with_high_half(config.avail_ring, value);
         break;
       case VIRTIO_MMIO_QUEUE_USED_LOW:
-        config.used_ring = with_low(config.used_ring, value);
+        config.used_ring = with_low_half(config.used_ring, value);
         break;
       case VIRTIO_MMIO_QUEUE_USED_HIGH:
-        config.used_ring = with_high(config.used_ring, value);
+        config.used_ring = with_high_half(config.used_ring, value);
         break;
       default:
         break;

@@ -31,6 +31,20 @@ struct QueueConfig {
   GuestAddress used_ring;   ///< the device area
 };
 
+// Transports have each address as two registers of 32 bits.
+constexpr std::uint32_t low_half(GuestAddress address) {
+  return static_cast<std::uint32_t>(address.value());
+}
+constexpr std::uint32_t high_half(GuestAddress address) {
+  return static_cast<std::uint32_t>(address.value() >> 32);
+}
+constexpr GuestAddress with_low_half(GuestAddress address, std::uint32_t low) {
+  return GuestAddress(std::uint64_t{high_half(address)} << 32 | low);
+}
+constexpr GuestAddress with_high_half(GuestAddress address, std::uint32_t high) {
+  return GuestAddress(std::uint64_t{high} << 32 | low_half(address));
+}
+
 /// What a queue knows beside its registers: free-running counts of descriptor chains.
 struct QueueIndices {
   std::uint16_t next_avail = 0;  ///< the entry of the avail ring that is popped next

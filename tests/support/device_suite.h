@@ -32,9 +32,15 @@ class DeviceSuite {
     }
   }
 
-  /// All of it.
+  /// All of it, over one transport.
+  template <typename Driver>
   void run() {
-    MmioDriver driver(guest_, *made_.device);
+    Driver driver(guest_, *made_.device);
+    run_with(driver);
+  }
+
+ private:
+  void run_with(VirtioDriver& driver) {
     for (const std::uint64_t features :
          {std::uint64_t{0}, kEventIdx, kIndirect, kEventIdx | kIndirect}) {
       INFO("features " << features);
@@ -49,9 +55,8 @@ class DeviceSuite {
     serves(driver, kEventIdx | kIndirect, 10);
   }
 
- private:
   /// `count` requests, eight of them in flight, then a reset.
-  void serves(MmioDriver& driver, std::uint64_t features, unsigned count) {
+  void serves(VirtioDriver& driver, std::uint64_t features, unsigned count) {
     driver.begin(features);
     REQUIRE((driver.status() & VIRTIO_CONFIG_S_DRIVER_OK) != 0);
     exchange(driver, features, count);
@@ -59,7 +64,7 @@ class DeviceSuite {
     CHECK(driver.status() == 0);
   }
 
-  void exchange(MmioDriver& driver, std::uint64_t features, unsigned count) {
+  void exchange(VirtioDriver& driver, std::uint64_t features, unsigned count) {
     std::map<std::uint32_t, unsigned> in_flight;  // head → number
     unsigned begun = 0;
     unsigned ended = 0;
@@ -77,7 +82,7 @@ class DeviceSuite {
     }
   }
 
-  std::uint16_t add(MmioDriver& driver, std::uint64_t features, unsigned number) {
+  std::uint16_t add(VirtioDriver& driver, std::uint64_t features, unsigned number) {
     const std::vector<FakeRing::Segment> segments = made_.request(guest_, number % kInFlight);
     FakeRing& ring = driver.queue(made_.queue);
     return (features & kIndirect) != 0 && number % 2 == 0
@@ -85,7 +90,7 @@ class DeviceSuite {
                : ring.add(segments);
   }
 
-  void survives_reset_in_flight(MmioDriver& driver, std::uint64_t features) {
+  void survives_reset_in_flight(VirtioDriver& driver, std::uint64_t features) {
     for (int round = 0; round < 20; ++round) {
       driver.begin(features);
       for (unsigned i = 0; i < kInFlight; ++i) {
@@ -98,7 +103,7 @@ class DeviceSuite {
   }
 
   /// Stopped and started again, as a pause does it, with requests that came in meanwhile.
-  void stands_still(MmioDriver& driver, std::uint64_t features) {
+  void stands_still(VirtioDriver& driver, std::uint64_t features) {
     driver.begin(features);
     exchange(driver, features, 3);
     driver.quiesce();
@@ -113,21 +118,21 @@ class DeviceSuite {
     driver.reset();
   }
 
-  void crosses_65535(MmioDriver& driver) {
+  void crosses_65535(VirtioDriver& driver) {
     driver.begin(kEventIdx);
     exchange(driver, kEventIdx, 66'000);
     CHECK(driver.queue(made_.queue).avail_index() == 66'000 - 65'536);
     driver.reset();
   }
 
-  void refuses_what_it_did_not_offer(MmioDriver& driver) {
+  void refuses_what_it_did_not_offer(VirtioDriver& driver) {
     driver.negotiate(std::uint64_t{1} << 63);
     CHECK((driver.status() & VIRTIO_CONFIG_S_FEATURES_OK) == 0);
     driver.reset();
   }
 
   /// A ring that the driver breaks stops; a reset mends it.
-  void asks_for_reset(MmioDriver& driver) {
+  void asks_for_reset(VirtioDriver& driver) {
     driver.begin(kEventIdx);
     FakeRing& ring = driver.queue(made_.queue);
     ring.set_avail_index(static_cast<std::uint16_t>(ring.size() + 1));

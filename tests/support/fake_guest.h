@@ -105,48 +105,35 @@ class FakeGuest {
   std::uint64_t next_ = 4096;
 };
 
-/// A driver of one device over virtio-mmio.
-class MmioDriver {
+/// A driver of one device, over whatever transport.
+class VirtioDriver {
  public:
-  MmioDriver(FakeGuest& guest, VirtioDevice& device) : guest_(guest) {
-    auto transport = MmioTransport::create(device, guest.memory(), guest.reactors(), line_);
-    REQUIRE(transport);
-    transport_ = std::move(*transport);
-  }
-  ~MmioDriver() { reset(); }
-  MmioDriver(const MmioDriver&) = delete;
-  MmioDriver& operator=(const MmioDriver&) = delete;
+  explicit VirtioDriver(FakeGuest& guest) : guest_(guest) {}
+  VirtioDriver(const VirtioDriver&) = delete;
+  VirtioDriver& operator=(const VirtioDriver&) = delete;
+  virtual ~VirtioDriver() = default;
 
-  std::uint32_t read(std::uint64_t offset) {
-    std::array<std::byte, 4> bytes = {};
-    transport_->read(offset, bytes);
-    return std::bit_cast<le32>(bytes);
-  }
-  void write(std::uint64_t offset, std::uint32_t value) {
-    transport_->write(offset, std::bit_cast<std::array<std::byte, 4>>(le32(value)));
-  }
-  std::uint64_t offered() {
-    std::uint64_t features = 0;
-    for (const std::uint32_t page : {1U, 0U}) {
-      write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, page);
-      features = features << 32 | read(VIRTIO_MMIO_DEVICE_FEATURES);
-    }
-    return features;
-  }
-  void accept(std::uint64_t features) {
-    for (const unsigned page : {0U, 1U}) {
-      write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, page);
-      write(VIRTIO_MMIO_DRIVER_FEATURES, static_cast<std::uint32_t>(features >> (32 * page)));
-    }
-  }
-  std::uint32_t status() { return read(VIRTIO_MMIO_STATUS); }
-  void set_status(std::uint32_t status) { write(VIRTIO_MMIO_STATUS, status); }
+  // What each transport has registers for.
+  virtual std::uint64_t offered() = 0;
+  virtual void accept(std::uint64_t features) = 0;
+  virtual std::uint32_t status() = 0;
+  virtual void set_status(std::uint32_t status) = 0;
+  virtual void set_up_interrupts() {}
+  /// 0: no such queue.
+  virtual std::uint16_t max_size(std::uint16_t index) = 0;
+  virtual void enable_queue(std::uint16_t index, const QueueConfig& config) = 0;
+  virtual void notify(std::uint16_t index) = 0;
+  /// A count of those that may be about queue `index`.
+  virtual int interrupts(std::uint16_t index) = 0;
+  /// What the interrupts since the last call were for: VIRTIO_MMIO_INT_….
+  virtual std::uint32_t acknowledge() = 0;
+  virtual VirtioTransport& core() = 0;
 
-  /// §3.1.1, up to DRIVER_OK, with all queues at their greatest size (at most `max_size`), and
-  /// their indices at `start` (which no driver can have: only 0 is right after a reset).
-  void begin(std::uint64_t features, std::uint16_t max_size = 1024) {
+  /// §3.1.1, up to DRIVER_OK, with all queues at their greatest size (at most `most`).
+  void begin(std::uint64_t features, std::uint16_t most = 1024) {
     negotiate(features);
-    for (std::uint32_t index = 0; set_up_queue(index, features, max_size); ++index) {
+    set_up_interrupts();
+    for (std::uint16_t index = 0; set_up_queue(index, features, most); ++index) {
     }
     set_status(kAlive | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
   }
@@ -156,26 +143,15 @@ class MmioDriver {
     accept(features | feature_bit(VIRTIO_F_VERSION_1));
     set_status(kAlive | VIRTIO_CONFIG_S_FEATURES_OK);
   }
-  bool set_up_queue(std::uint32_t index, std::uint64_t features, std::uint16_t max_size) {
-    write(VIRTIO_MMIO_QUEUE_SEL, index);
-    const std::uint32_t most = read(VIRTIO_MMIO_QUEUE_NUM_MAX);
-    if (most == 0) {
+  bool set_up_queue(std::uint16_t index, std::uint64_t features, std::uint16_t most) {
+    const std::uint16_t size = std::min(max_size(index), most);
+    if (size == 0) {
       return false;
     }
-    const auto size = static_cast<std::uint16_t>(std::min<std::uint32_t>(most, max_size));
     rings_.push_back(std::make_unique<FakeRing>(
         guest_.memory(), size, GuestAddress(guest_.allocate(FakeRing::footprint(size))), features));
-    const QueueConfig config = rings_.back()->config();
-    write(VIRTIO_MMIO_QUEUE_NUM, size);
-    write_address(VIRTIO_MMIO_QUEUE_DESC_LOW, config.desc_table);
-    write_address(VIRTIO_MMIO_QUEUE_AVAIL_LOW, config.avail_ring);
-    write_address(VIRTIO_MMIO_QUEUE_USED_LOW, config.used_ring);
-    write(VIRTIO_MMIO_QUEUE_READY, 1);
+    enable_queue(index, rings_.back()->config());
     return true;
-  }
-  void write_address(std::uint64_t low_register, GuestAddress address) {
-    write(low_register, static_cast<std::uint32_t>(address.value()));
-    write(low_register + 4, static_cast<std::uint32_t>(address.value() >> 32));
   }
   void reset() {
     set_status(0);
@@ -186,20 +162,21 @@ class MmioDriver {
   /// Publishes what was added, and notifies.
   void kick(unsigned index) {
     queue(index).publish();
-    write(VIRTIO_MMIO_QUEUE_NOTIFY, index);
+    notify(static_cast<std::uint16_t>(index));
   }
   /// The next used chain, asleep until an interrupt when there is none.
-  FakeRing::Used wait_used(unsigned index) {
+  FakeRing::Used wait_used(unsigned number) {
     const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto index = static_cast<std::uint16_t>(number);
     FakeRing& ring = queue(index);
     while (true) {
-      const int edges = line_.edges();
+      const int before = interrupts(index);
       ring.set_used_event(ring.used_seen());
       FakeRing::fence();
       if (const std::optional<FakeRing::Used> used = ring.take_used()) {
         return *used;
       }
-      while (line_.edges() == edges) {
+      while (interrupts(index) == before) {
         if (std::chrono::steady_clock::now() > limit) {
           FAIL("nothing was used, and no interrupt came");
         }
@@ -208,18 +185,9 @@ class MmioDriver {
       acknowledge();
     }
   }
-  /// What the interrupts since the last call were for.
-  std::uint32_t acknowledge() {
-    const std::uint32_t causes = read(VIRTIO_MMIO_INTERRUPT_STATUS);
-    write(VIRTIO_MMIO_INTERRUPT_ACK, causes);
-    return causes;
-  }
   /// What a pause does, from outside of the reactors.
   void quiesce() { on_first_reactor(&VirtioTransport::quiesce); }
   void resume() { on_first_reactor(&VirtioTransport::resume); }
-
-  WaitableInterrupt& line() { return line_; }
-  MmioTransport& transport() { return *transport_; }
 
  private:
   void on_first_reactor(void (VirtioTransport::*what)(Task&)) {
@@ -230,7 +198,7 @@ class MmioDriver {
       void (VirtioTransport::*what)(Task&);
       Task done;
       Call call;
-    } asked{.core = &transport_->core(), .what = what};
+    } asked{.core = &core(), .what = what};
     asked.done.bind<Asked, &Asked::end>(&asked);
     asked.call.bind<Asked, &Asked::begin>(&asked);
     REQUIRE(guest_.reactors().front()->call_and_wait(asked.call));
@@ -239,9 +207,75 @@ class MmioDriver {
   static constexpr std::uint32_t kAlive = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 
   FakeGuest& guest_;
+  std::vector<std::unique_ptr<FakeRing>> rings_;
+};
+
+/// Over virtio-mmio.
+class MmioDriver final : public VirtioDriver {
+ public:
+  MmioDriver(FakeGuest& guest, VirtioDevice& device) : VirtioDriver(guest) {
+    auto transport = MmioTransport::create(device, guest.memory(), guest.reactors(), line_);
+    REQUIRE(transport);
+    transport_ = std::move(*transport);
+  }
+  ~MmioDriver() override { reset(); }
+
+  std::uint32_t read(std::uint64_t offset) {
+    std::array<std::byte, 4> bytes = {};
+    transport_->read(offset, bytes);
+    return std::bit_cast<le32>(bytes);
+  }
+  void write(std::uint64_t offset, std::uint32_t value) {
+    transport_->write(offset, std::bit_cast<std::array<std::byte, 4>>(le32(value)));
+  }
+  void write_address(std::uint64_t low_register, GuestAddress address) {
+    write(low_register, low_half(address));
+    write(low_register + 4, high_half(address));
+  }
+
+  std::uint64_t offered() override {
+    std::uint64_t features = 0;
+    for (const std::uint32_t page : {1U, 0U}) {
+      write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, page);
+      features = features << 32 | read(VIRTIO_MMIO_DEVICE_FEATURES);
+    }
+    return features;
+  }
+  void accept(std::uint64_t features) override {
+    for (const unsigned page : {0U, 1U}) {
+      write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, page);
+      write(VIRTIO_MMIO_DRIVER_FEATURES, static_cast<std::uint32_t>(features >> (32 * page)));
+    }
+  }
+  std::uint32_t status() override { return read(VIRTIO_MMIO_STATUS); }
+  void set_status(std::uint32_t status) override { write(VIRTIO_MMIO_STATUS, status); }
+  std::uint16_t max_size(std::uint16_t index) override {
+    write(VIRTIO_MMIO_QUEUE_SEL, index);
+    return static_cast<std::uint16_t>(read(VIRTIO_MMIO_QUEUE_NUM_MAX));
+  }
+  void enable_queue(std::uint16_t index, const QueueConfig& config) override {
+    write(VIRTIO_MMIO_QUEUE_SEL, index);
+    write(VIRTIO_MMIO_QUEUE_NUM, config.size);
+    write_address(VIRTIO_MMIO_QUEUE_DESC_LOW, config.desc_table);
+    write_address(VIRTIO_MMIO_QUEUE_AVAIL_LOW, config.avail_ring);
+    write_address(VIRTIO_MMIO_QUEUE_USED_LOW, config.used_ring);
+    write(VIRTIO_MMIO_QUEUE_READY, 1);
+  }
+  void notify(std::uint16_t index) override { write(VIRTIO_MMIO_QUEUE_NOTIFY, index); }
+  int interrupts(std::uint16_t /*index*/) override { return line_.edges(); }
+  std::uint32_t acknowledge() override {
+    const std::uint32_t causes = read(VIRTIO_MMIO_INTERRUPT_STATUS);
+    write(VIRTIO_MMIO_INTERRUPT_ACK, causes);
+    return causes;
+  }
+  VirtioTransport& core() override { return transport_->core(); }
+
+  WaitableInterrupt& line() { return line_; }
+  MmioTransport& transport() { return *transport_; }
+
+ private:
   WaitableInterrupt line_;
   std::unique_ptr<MmioTransport> transport_;
-  std::vector<std::unique_ptr<FakeRing>> rings_;
 };
 
 }  // namespace vireo

@@ -30,9 +30,9 @@ DeviceUnderTest make_rng(FakeGuest& guest) {
           }};
 }
 
-TEST_CASE("rng: what every device does, with one reactor and with three") {
-  DeviceSuite(make_rng, 1).run();
-  DeviceSuite(make_rng, 3).run();
+TEST_CASE("rng: what every device does, over MMIO, with one reactor and with three") {
+  DeviceSuite(make_rng, 1).run<MmioDriver>();
+  DeviceSuite(make_rng, 3).run<MmioDriver>();
 }
 
 TEST_CASE("rng: a buffer that is huge is filled in part, one that is readable not at all") {
