@@ -6,10 +6,13 @@
 
 // The layout of legacy rings is a function with void* arithmetic in that header.
 #define VIRTIO_RING_NO_LEGACY
+// So are the registers of the legacy interface over PCI, for which there is no driver here.
+#define VIRTIO_PCI_NO_LEGACY
 // IWYU pragma: begin_exports
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_mmio.h>
+#include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
 // IWYU pragma: end_exports
 

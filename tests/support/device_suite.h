@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/support/fake_guest.h"
+#include "tests/support/pci_driver.h"
 
 namespace vireo {
 
@@ -32,7 +33,7 @@ class DeviceSuite {
     }
   }
 
-  /// All of it, over one transport.
+  /// All of it, over one transport: MmioDriver or PciDriver.
   template <typename Driver>
   void run() {
     Driver driver(guest_, *made_.device);

@@ -35,6 +35,11 @@ TEST_CASE("rng: what every device does, over MMIO, with one reactor and with thr
   DeviceSuite(make_rng, 3).run<MmioDriver>();
 }
 
+TEST_CASE("rng: what every device does, over PCI, with one reactor and with three") {
+  DeviceSuite(make_rng, 1).run<PciDriver>();
+  DeviceSuite(make_rng, 3).run<PciDriver>();
+}
+
 TEST_CASE("rng: a buffer that is huge is filled in part, one that is readable not at all") {
   FakeGuest guest(1);
   RngDevice device({});
