@@ -66,6 +66,7 @@ enum class GuestPrivilege : std::uint8_t { kKernel, kUser };
 struct PlatformConfig {
   std::span<const std::uint32_t> cpu_ids;  ///< of all vCPUs, by index
   std::span<const MmioDevice> mmio_devices;
+  bool pci = false;                        ///< there is a PCI bus, in layout's windows
   std::array<std::uint8_t, 16> uuid = {};  ///< RFC 4122 byte order
 };
 

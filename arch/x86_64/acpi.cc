@@ -119,6 +119,17 @@ struct MadtIoApic {
 };
 static_assert(sizeof(MadtIoApic) == 12);
 
+/// Memory mapped configuration space, PCI Firmware 3.2 §4.1.2: one bus has one allocation.
+struct McfgAllocation {
+  le64 reserved_1;  // of the table
+  le64 address;
+  le16 segment;
+  std::uint8_t first_bus = 0;
+  std::uint8_t last_bus = 0;
+  le32 reserved_2;
+};
+static_assert(sizeof(McfgAllocation) == 8 + 16);
+
 template <typename T>
 void append_object(Bytes& bytes, const T& object) {
   const auto raw = std::bit_cast<std::array<std::uint8_t, sizeof(T)>>(object);
@@ -169,6 +180,12 @@ Bytes make_madt(std::span<const std::uint32_t> cpu_ids) {
   }
   append_object(body, MadtIoApic{.address = static_cast<std::uint32_t>(layout::kIoApic.value())});
   return make_table("APIC", 5, body);
+}
+
+Bytes make_mcfg() {
+  Bytes body;
+  append_object(body, McfgAllocation{.address = layout::kPciEcam.value()});
+  return make_table("MCFG", 1, body);
 }
 
 Bytes serial_device() {
@@ -223,6 +240,26 @@ Bytes generic_event_device() {
                          aml::notify("\\_SB.PWRB", kButtonPressed))})});
 }
 
+/// The host bridge with its bus, and who holds the configuration space: a guest takes it for
+/// usable only if it is some device's resource (PCI Firmware 3.2 §4.1.2).
+Bytes pci_devices() {
+  const auto window = static_cast<std::uint32_t>(layout::kPciMmio32.value());
+  const auto ecam = static_cast<std::uint32_t>(layout::kPciEcam.value());
+  return aml::join(
+      {aml::device(
+           "PCI0",
+           {aml::name("_HID", aml::eisa_id("PNP0A08")), aml::name("_CID", aml::eisa_id("PNP0A03")),
+            aml::name("_UID", aml::integer(0)), aml::name("_SEG", aml::integer(0)),
+            aml::name("_BBN", aml::integer(0)), aml::name("_CBA", aml::integer(ecam)),
+            aml::name("_CRS",
+                      aml::resource_template(
+                          {aml::bus_numbers(0, 1), aml::memory32_window(window, ecam - window)}))}),
+       aml::device("ECAM",
+                   {aml::name("_HID", aml::eisa_id("PNP0C02")), aml::name("_UID", aml::integer(0)),
+                    aml::name("_CRS", aml::resource_template(
+                                          {aml::memory32_fixed(ecam, layout::kPciEcamSize)}))})});
+}
+
 Bytes virtio_mmio_device(const MmioDevice& device, unsigned number) {
   const std::string name = fmt::format("V{:03X}", number);
   return aml::device(
@@ -237,9 +274,12 @@ Bytes virtio_mmio_device(const MmioDevice& device, unsigned number) {
 
 }  // namespace
 
-std::vector<std::uint8_t> make_dsdt(std::span<const MmioDevice> mmio_devices) {
+std::vector<std::uint8_t> make_dsdt(std::span<const MmioDevice> mmio_devices, bool pci) {
   Bytes devices = aml::join({serial_device(), keyboard_device(), clock_device(), pvpanic_device(),
                              power_button(), generic_event_device()});
+  if (pci) {
+    devices = aml::join({devices, pci_devices()});
+  }
   unsigned number = 0;
   for (const MmioDevice& device : mmio_devices) {
     const Bytes bytes = virtio_mmio_device(device, number++);
@@ -258,12 +298,15 @@ Result<GuestAddress> write_acpi_tables(GuestMemory& memory, const PlatformConfig
     area.insert(area.end(), table.begin(), table.end());
     return address;
   };
-  const GuestAddress dsdt = place(make_dsdt(config.mmio_devices));
+  const GuestAddress dsdt = place(make_dsdt(config.mmio_devices, config.pci));
   const GuestAddress fadt = place(make_fadt(dsdt));
   const GuestAddress madt = place(make_madt(config.cpu_ids));
   Bytes pointers;
   append_object(pointers, le64(fadt.value()));
   append_object(pointers, le64(madt.value()));
+  if (config.pci) {
+    append_object(pointers, le64(place(make_mcfg()).value()));
+  }
   const GuestAddress xsdt = place(make_table("XSDT", 1, pointers));
   if (area.size() > layout::kAcpiTablesMax) {
     return fail(ErrorCode::kConfig, fmt::format("{} devices do not fit into the ACPI tables; "

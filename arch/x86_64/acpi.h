@@ -8,10 +8,10 @@
 namespace vireo::arch {
 
 /// The DSDT alone, for tests that decompile it.
-std::vector<std::uint8_t> make_dsdt(std::span<const MmioDevice> mmio_devices);
+std::vector<std::uint8_t> make_dsdt(std::span<const MmioDevice> mmio_devices, bool pci);
 
-/// Writes RSDP, XSDT, FADT, MADT and DSDT; returns the address of the RSDP. kSystem where so many
-/// devices do not fit.
+/// Writes RSDP, XSDT, FADT, MADT and DSDT, and MCFG where there is PCI; returns the address of the
+/// RSDP. kSystem where so many devices do not fit.
 Result<GuestAddress> write_acpi_tables(GuestMemory& memory, const PlatformConfig& config);
 
 }  // namespace vireo::arch

@@ -37,6 +37,11 @@ constexpr std::uint8_t kSystemIo = 0x01;
 constexpr std::uint8_t kDWordAccessNoLockPreserve = 0x03;
 constexpr std::uint8_t kMethodSerialized = 1U << 3;
 
+// Address space descriptors, §6.4.3.5: the type of the space, and what is in the general flags.
+constexpr std::uint8_t kMemoryRange = 0;
+constexpr std::uint8_t kBusNumberRange = 2;
+constexpr std::uint8_t kProducerFixed = 1U << 2 | 1U << 3;
+
 void append(Bytes& to, const Bytes& from) {
   to.insert(to.end(), from.begin(), from.end());
 }
@@ -209,6 +214,25 @@ Bytes io_ports(std::uint16_t port, std::uint8_t count) {
 Bytes memory32_fixed(std::uint32_t address, std::uint32_t size) {
   constexpr std::uint8_t kReadWrite = 1;
   return join({{0x86, 9, 0, kReadWrite}, little_endian(address, 4), little_endian(size, 4)});
+}
+
+Bytes bus_numbers(std::uint16_t first, std::uint16_t count) {
+  return join({{0x88, 13, 0, kBusNumberRange, kProducerFixed, 0},
+               little_endian(0, 2),  // granularity
+               little_endian(first, 2),
+               little_endian(first + count - 1U, 2),
+               little_endian(0, 2),  // translation
+               little_endian(count, 2)});
+}
+
+Bytes memory32_window(std::uint32_t address, std::uint32_t size) {
+  constexpr std::uint8_t kReadWriteUncached = 1;
+  return join({{0x87, 23, 0, kMemoryRange, kProducerFixed, kReadWriteUncached},
+               little_endian(0, 4),  // granularity
+               little_endian(address, 4),
+               little_endian(address + (size - 1), 4),
+               little_endian(0, 4),  // translation
+               little_endian(size, 4)});
 }
 
 Bytes edge_interrupt(std::uint32_t gsi) {

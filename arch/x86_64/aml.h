@@ -46,6 +46,9 @@ Bytes dword_field(std::string_view region, std::string_view field);
 Bytes resource_template(std::initializer_list<Bytes> resources);
 Bytes io_ports(std::uint16_t port, std::uint8_t count);
 Bytes memory32_fixed(std::uint32_t address, std::uint32_t size);
+/// Windows that a bridge passes on to its bus: numbers of buses, and memory that is not cached.
+Bytes bus_numbers(std::uint16_t first, std::uint16_t count);
+Bytes memory32_window(std::uint32_t address, std::uint32_t size);
 /// Edge-triggered, active high, exclusive.
 Bytes edge_interrupt(std::uint32_t gsi);
 

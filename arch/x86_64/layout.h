@@ -57,6 +57,8 @@ inline constexpr GuestAddress kVirtioMmio{0xc0001000};
 inline constexpr std::uint64_t kVirtioMmioSize = 0x1000;
 inline constexpr GuestAddress kPciMmio32{0xd0000000};
 inline constexpr GuestAddress kPciEcam{0xe0000000};
+/// Of one bus.
+inline constexpr std::uint64_t kPciEcamSize = 0x100000;
 inline constexpr GuestAddress kIoApic{0xfec00000};
 inline constexpr GuestAddress kLocalApic{0xfee00000};
 inline constexpr GuestAddress kKvmIdentityMap{0xfeffb000};

@@ -174,13 +174,14 @@ TEST_CASE("cpu features: each name once, each bit once, and this host's names ar
 }
 
 struct Tables {
-  explicit Tables(std::span<const MmioDevice> devices, unsigned cpus = 2) {
+  explicit Tables(std::span<const MmioDevice> devices, unsigned cpus = 2, bool pci = false) {
     const std::array ranges = {*GuestRange::create(GuestAddress(0), 2 * kMiB)};
     memory = std::move(*GuestMemory::create(ranges, {}));
     std::vector<std::uint32_t> ids(cpus);
     std::ranges::generate(ids, [id = 0U]() mutable { return id++; });
     result = write_platform_tables(
-        *memory, {.cpu_ids = ids, .mmio_devices = devices, .uuid = {0x8c, 0x1f, 0x1c, 0x1e}});
+        *memory,
+        {.cpu_ids = ids, .mmio_devices = devices, .pci = pci, .uuid = {0x8c, 0x1f, 0x1c, 0x1e}});
   }
   std::vector<std::uint8_t> bytes(std::uint64_t address, std::uint64_t size) const {
     std::vector<std::uint8_t> copy(size);
@@ -207,7 +208,8 @@ const std::array kDevices = {
 };
 
 TEST_CASE("acpi: every table is reachable and sums to zero") {
-  const Tables tables(kDevices);
+  const bool pci = GENERATE(false, true);
+  const Tables tables(kDevices, 2, pci);
   REQUIRE(tables.result.has_value());
   CHECK(*tables.result == layout::kRsdp);
   CHECK(sum(tables.bytes(layout::kRsdp.value(), 20)) == 0);
@@ -218,6 +220,12 @@ TEST_CASE("acpi: every table is reachable and sums to zero") {
     const std::uint64_t table = tables.word(at);
     const auto whole = tables.bytes(table, tables.word(table + 4));
     CHECK(sum(whole) == 0);
+    if (whole[0] == 'M') {
+      CHECK(whole.size() == 36 + 8 + 16);
+      CHECK(tables.word(table + 44) == layout::kPciEcam.value());
+      CHECK(tables.word(table + 48) == 0);
+      CHECK(tables.word(table + 52) == 0);  // segment 0, buses 0 to 0
+    }
     signatures.emplace(whole.begin(), whole.begin() + 4);
     if (signatures.contains("FACP")) {
       const std::uint64_t dsdt = tables.word(table + 140);
@@ -227,14 +235,19 @@ TEST_CASE("acpi: every table is reachable and sums to zero") {
       }
     }
   }
-  CHECK(signatures == std::set<std::string>{"FACP", "APIC"});
+  std::set<std::string> expected = {"FACP", "APIC"};
+  if (pci) {
+    expected.insert("MCFG");
+  }
+  CHECK(signatures == expected);
 }
 
 TEST_CASE("acpi: iasl reads the DSDT without a complaint and writes the same again") {
+  const bool pci = GENERATE(false, true);
   const auto directory =
       std::filesystem::temp_directory_path() / ("vireo-acpi." + std::to_string(::getpid()));
   std::filesystem::create_directory(directory);
-  const std::vector<std::uint8_t> dsdt = make_dsdt(kDevices);
+  const std::vector<std::uint8_t> dsdt = make_dsdt(kDevices, pci);
   std::ofstream(directory / "dsdt.aml", std::ios::binary)
       .write(std::string(dsdt.begin(), dsdt.end()).data(),
              static_cast<std::streamsize>(dsdt.size()));
@@ -254,6 +267,10 @@ TEST_CASE("acpi: iasl reads the DSDT without a complaint and writes the same aga
   for (const char* const part :
        {"ACPI0013", "PNP0501", "QEMU0001", "PNP0C0C", "_EVT", "0xC0001000"}) {
     CHECK(source.str().find(part) != std::string::npos);
+  }
+  for (const char* const part :
+       {"PNP0A08", "PNP0C02", "_CBA", "WordBusNumber", "DWordMemory", "0xD0000000", "0xDFFFFFFF"}) {
+    CHECK((source.str().find(part) != std::string::npos) == pci);
   }
   std::size_t devices = 0;
   for (std::size_t at = 0; (at = source.str().find("LNRO0005", at)) != std::string::npos; ++at) {
