@@ -42,6 +42,8 @@ TEST_CASE("msix: a vector that is open sends what the table says") {
   CHECK(f.router.route_of(1).address == 0x1'fee0'0000);
   CHECK_FALSE(f.router.route_of(1).masked);
   CHECK(f.router.told() == 1);  // not of each word behind the mask
+  f.program(1);
+  CHECK(f.router.told() == 1);  // nor of what is the same
   f.msix->raise(1);
   f.msix->raise(1);
   CHECK(f.router.messages(0x41) == 2);
@@ -133,33 +135,39 @@ TEST_CASE("msix: the table and the pending bits of 2048 vectors fit their BAR") 
   CHECK(load<std::uint8_t>(*f.msix, f.msix->pba_offset() + 255) == 0x80);
 }
 
-TEST_CASE("msix: nothing is lost between a raise and a mask that comes and goes") {
+TEST_CASE("msix: nothing is lost between a raise and a mask that is lifted meanwhile") {
   Fixture f;
   f.msix->set_control(PCI_MSIX_FLAGS_ENABLE);
   f.program(0);
-  constexpr int kRounds = 20'000;
+  std::atomic<int> asked = 0;
   std::atomic<bool> stop = false;
-  std::atomic<int> acknowledged = 0;
-  int raised = 0;
-  // Each raise waits for the message of the one before: one that is lost is the last.
   std::thread device([&] {
-    while (!stop) {
-      ++raised;
-      f.msix->raise(0);
-      while (!stop && acknowledged.load() < raised) {
-        std::this_thread::yield();
+    for (int raised = 0; !stop;) {
+      if (asked.load() > raised) {
+        // So that the mask ends at ever other moments of it.
+        for (std::atomic<int> spin = 0; spin < raised % 256; ++spin) {
+        }
+        f.msix->raise(0);
+        ++raised;
       }
     }
   });
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(2);
-  while (acknowledged < kRounds && std::chrono::steady_clock::now() < end) {
+  // For a few seconds at most, where threads share one CPU.
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(3);
+  const auto in_time = [end] { return std::chrono::steady_clock::now() < end; };
+  int lost = 0;
+  for (int round = 1; round <= 100'000 && lost == 0 && in_time(); ++round) {
     f.mask(0, true);
+    asked = round;
     f.mask(0, false);
-    acknowledged = f.router.messages(0x40);
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (f.router.messages(0x40) < round && lost == 0) {
+      lost = std::chrono::steady_clock::now() < limit ? 0 : round;
+    }
   }
   stop = true;
   device.join();
-  CHECK(f.router.messages(0x40) == raised);
+  CHECK(lost == 0);
 }
 
 }  // namespace

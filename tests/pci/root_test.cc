@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/pci/root.h"
 
+#include <thread>
+
 #include "tests/support/catch.h"
 #include "tests/support/fake_pci.h"
 
@@ -153,6 +155,42 @@ TEST_CASE("pci root: where no doorbell can be hung the BAR still has the write")
   f.doorbells.full = false;
   f.move(f.first, kWindow + 0x6000);
   CHECK(f.doorbells.fd_at(kWindow + 0x6000 + kBell, 2) == 3);
+}
+
+TEST_CASE("pci root: vCPUs that move BARs at once leave them where they were put last") {
+  Fixture f;
+  const auto vcpu = [&f](std::uint64_t seed) {
+    for (std::uint64_t round = 0; round < 2'000; ++round) {
+      const std::uint64_t number = round * seed;
+      f.move(number % 2 == 0 ? f.first : f.second, kWindow + number / 2 % 17 * 0x1000);
+      load<std::uint32_t>(f.root.mmio(), number % 16 * 0x1000);
+    }
+  };
+  std::thread other(vcpu, 5);
+  vcpu(7);
+  other.join();
+  for (const Device* const device : {&f.first, &f.second}) {
+    const std::uint64_t address = f.address_of(*device);
+    const bool answers = address < kWindow + kWindowSize && f.who(address) == device->number;
+    CHECK((f.doorbells.fd_at(address + kBell, 2) == device->number) == answers);
+  }
+  f.move(f.first, kWindow);
+  f.move(f.second, kWindow + 0x1000);
+  CHECK(f.doorbells.fd_at(kWindow + kBell, 2) == 3);
+  CHECK(f.doorbells.fd_at(kWindow + 0x1000 + kBell, 2) == 7);
+  CHECK(f.doorbells.count() == 2);
+}
+
+TEST_CASE("pci root: a BAR that is not all in the window does not answer") {
+  FakeDoorbells doorbells;
+  PciRoot root(*GuestRange::create(GuestAddress(kWindow), 0x1800), doorbells);
+  Device device(0x1f);
+  REQUIRE(root.add(device.number, device.function));
+  store<std::uint16_t>(root.ecam(), Fixture::at(device, PCI_COMMAND), PCI_COMMAND_MEMORY);
+  CHECK(load<std::uint8_t>(root.mmio(), 0) == 0x1f);
+  store<std::uint32_t>(root.ecam(), Fixture::at(device, PCI_BASE_ADDRESS_0), kWindow + 0x1000);
+  CHECK(load<std::uint8_t>(root.mmio(), 0x1000) == 0xff);
+  CHECK(doorbells.count() == 0);
 }
 
 TEST_CASE("pci root: a window that is full takes no function more") {
