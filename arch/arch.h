@@ -83,7 +83,7 @@ std::uint32_t cpu_id(const CpuTopology& topology, unsigned index);
 Result<unsigned> physical_address_bits(const KvmVm& vm);
 
 /// The in-kernel interrupt controllers; after the memory slots.
-Result<> create_interrupt_controllers(const KvmVm& vm);
+Result<> create_interrupt_controllers(KvmVm& vm);
 
 /// Lets KVM report model-specific registers that it does not know, for the exit profile: vCPUs then
 /// leave by KVM_EXIT_X86_RDMSR and _WRMSR. Before the first vCPU.

@@ -27,6 +27,10 @@ constexpr std::array<DurationUnit, 5> kDurationUnits = {{{"h", 3'600'000'000'000
 
 }  // namespace
 
+bool over_pci(const Config& config) {
+  return config.machine.transport == Transport::kPci;
+}
+
 std::optional<std::uint64_t> parse_duration(std::string_view text) {
   std::uint64_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);

@@ -116,6 +116,10 @@ std::string to_toml(const Config& config);
 /// The same as JSON.
 std::string to_json(const Config& config);
 
+/// Whether the machine has a PCI bus with its virtio devices on it. Of transport = "auto": no
+/// device so far has several queues, which is when PCI is the better one.
+bool over_pci(const Config& config);
+
 /// sockets × cores × threads: what is configured, or one socket of single-threaded cores.
 arch::CpuTopology resolved_topology(const MachineConfig& machine);
 

@@ -127,9 +127,6 @@ Result<> set_huge_pages(const ConfigValue& value, Config& config) {
 Result<> set_transport(const ConfigValue& value, Config& config) {
   TRY_ASSIGN(const std::size_t index, value.word({"auto", "mmio", "pci"}));
   config.machine.transport = static_cast<Transport>(index);
-  if (config.machine.transport == Transport::kPci) {
-    return value.wrong("\"pci\" is not yet supported; \"auto\" is");
-  }
   return {};
 }
 

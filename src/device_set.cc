@@ -73,48 +73,78 @@ Result<> DeviceSet::create(const Config& config, SerialOutput& serial_output) {
 }
 
 Result<> DeviceSet::create_virtio(const Config& config) {
+  const auto add = [this](std::string_view name, std::unique_ptr<VirtioDevice> device) {
+    auto slot = std::make_unique<VirtioSlot>();
+    slot->name = name;
+    slot->device = std::move(device);
+    slot->quiesced_task.bind<DeviceSet, &DeviceSet::on_quiesced>(this);
+    virtio_.push_back(std::move(slot));
+  };
   if (config.rng) {
-    TRY(add_virtio("virtio-rng", std::make_unique<RngDevice>(config.rng->rate_limit)));
+    add("virtio-rng", std::make_unique<RngDevice>(config.rng->rate_limit));
+  }
+
+  if (over_pci(config)) {
+    doorbells_ = std::make_unique<KvmDoorbells>(context_.vm);
+    pci_root_ = std::make_unique<PciRoot>(
+        *GuestRange::create(layout::kPciMmio32,
+                            layout::kPciEcam.value() - layout::kPciMmio32.value()),
+        *doorbells_);
+    mmio_.add(layout::kPciMmio32.value(), layout::kPciEcam.value() - layout::kPciMmio32.value(),
+              pci_root_->mmio(), "pci");
+    mmio_.add(layout::kPciEcam.value(), PciRoot::kEcamSize, pci_root_->ecam(), "pci-config");
+  }
+  for (std::size_t number = 0; number < virtio_.size(); ++number) {
+    TRY(pci_root_ ? add_pci(*virtio_[number], number) : add_mmio(*virtio_[number], number));
   }
   return {};
 }
 
-/// The next window and the next interrupt line.
-Result<> DeviceSet::add_virtio(std::string_view name, std::unique_ptr<VirtioDevice> device) {
-  const std::size_t number = virtio_.size();
+/// The window and the interrupt line of that number.
+Result<> DeviceSet::add_mmio(VirtioSlot& slot, std::size_t number) {
   if (number >= kDeviceGsis.size()) {
     return fail(ErrorCode::kConfig,
-                fmt::format("machine.transport: virtio-mmio has interrupt lines for {} devices; "
-                            "configure fewer",
+                fmt::format("machine.transport: \"mmio\" has interrupt lines for {} devices; wants "
+                            "\"pci\" or fewer",
                             kDeviceGsis.size()));
   }
-  auto slot = std::make_unique<VirtioSlot>();
-  slot->name = name;
-  slot->device = std::move(device);
-  slot->window = {
+  slot.window = {
       .address = GuestAddress(layout::kVirtioMmio.value() + number * layout::kVirtioMmioSize),
       .size = layout::kVirtioMmioSize,
       .gsi = kDeviceGsis.at(number)};
-  TRY_ASSIGN(slot->line, context_.vm.create_irqfd(slot->window.gsi));
+  TRY_ASSIGN(slot.line, context_.vm.create_irqfd(slot.window.gsi));
   const std::array reactors = {&context_.reactor};
-  TRY_ASSIGN(slot->transport,
-             MmioTransport::create(*slot->device, context_.memory, reactors, *slot->line));
-  VirtioTransport& core = slot->transport->core();
-  for (unsigned queue = 0; queue < core.queue_count(); ++queue) {
+  TRY_ASSIGN(slot.mmio, MmioTransport::create(*slot.device, context_.memory, reactors, *slot.line));
+  for (unsigned queue = 0; queue < slot.core().queue_count(); ++queue) {
     TRY(context_.vm.add_ioeventfd(
-        GuestAddress(slot->window.address.value() + VIRTIO_MMIO_QUEUE_NOTIFY), queue,
-        core.kick_fd(queue)));
+        GuestAddress(slot.window.address.value() + VIRTIO_MMIO_QUEUE_NOTIFY), sizeof(std::uint32_t),
+        queue, slot.core().kick_fd(queue)));
   }
-  slot->quiesced_task.bind<DeviceSet, &DeviceSet::on_quiesced>(this);
-  mmio_.add(slot->window.address.value(), slot->window.size, *slot->transport, slot->name);
-  virtio_.push_back(std::move(slot));
+  mmio_.add(slot.window.address.value(), slot.window.size, *slot.mmio, slot.name);
   return {};
+}
+
+/// The slot of that number on the bus, behind the host bridge.
+Result<> DeviceSet::add_pci(VirtioSlot& slot, std::size_t number) {
+  constexpr std::size_t kMost = PciRoot::kSlots - 1;
+  if (number >= kMost) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("machine.transport: the PCI bus has slots for {} devices; configure "
+                            "fewer",
+                            kMost));
+  }
+  slot.router = std::make_unique<KvmMsiRouter>(context_.vm);
+  const std::array reactors = {&context_.reactor};
+  TRY_ASSIGN(slot.pci, PciTransport::create(*slot.device, context_.memory, reactors, *slot.router));
+  return pci_root_->add(static_cast<unsigned>(number) + 1, slot.pci->function());
 }
 
 std::vector<arch::MmioDevice> DeviceSet::mmio_devices() const {
   std::vector<arch::MmioDevice> devices;
   for (const auto& slot : virtio_) {
-    devices.push_back(slot->window);
+    if (slot->mmio) {
+      devices.push_back(slot->window);
+    }
   }
   return devices;
 }
@@ -127,7 +157,7 @@ void DeviceSet::quiesce(Task& done) {
   quiesced_ = &done;
   moving_ = virtio_.size() + 1;  // and this function
   for (const auto& slot : virtio_) {
-    slot->transport->core().quiesce(slot->quiesced_task);
+    slot->core().quiesce(slot->quiesced_task);
   }
   on_quiesced();
 }
@@ -149,7 +179,10 @@ void DeviceSet::reset() {
   cmos_->reset();
   acpi_pm_->reset();
   for (const auto& slot : virtio_) {
-    slot->transport->power_cycle();
+    slot->mmio ? slot->mmio->power_cycle() : slot->pci->power_cycle();
+  }
+  if (pci_root_) {
+    pci_root_->power_cycle();
   }
 }
 

@@ -20,11 +20,14 @@
 #include "devices/legacy/mark_port.h"
 #include "devices/legacy/pvpanic.h"
 #include "devices/legacy/serial_16550.h"
+#include "devices/pci/root.h"
 #include "devices/virtio/mmio_transport.h"
+#include "devices/virtio/pci_transport.h"
 #include "src/bus/bus.h"
 #include "src/config.h"
 #include "src/io/reactor.h"
 #include "src/kvm/vm.h"
+#include "src/pci_host.h"
 #include "src/timeline.h"
 
 namespace vireo {
@@ -70,24 +73,30 @@ class DeviceSet {
   Console& console() { return *console_; }
   /// Where virtio-mmio devices are, for the guest's tables.
   std::vector<arch::MmioDevice> mmio_devices() const;
+  bool has_pci() const { return pci_root_ != nullptr; }
   const Bus& ports() const { return ports_; }
   const Bus& mmio() const { return mmio_; }
 
  private:
-  /// A virtio device with what makes it one of this machine.
+  /// A virtio device with what makes it one of this machine, over one transport or the other.
   struct VirtioSlot {
+    VirtioTransport& core() { return mmio ? mmio->core() : pci->core(); }
+
     std::string_view name;  // "virtio-rng", for the exit profile; a literal
     std::unique_ptr<VirtioDevice> device;
     std::unique_ptr<Interrupt> line;
-    std::unique_ptr<MmioTransport> transport;
     arch::MmioDevice window;
+    std::unique_ptr<MmioTransport> mmio;
+    std::unique_ptr<KvmMsiRouter> router;
+    std::unique_ptr<PciTransport> pci;
     Task quiesced_task;
   };
 
   explicit DeviceSet(const Context& context) : context_(context) {}
 
   Result<> create_virtio(const Config& config);
-  Result<> add_virtio(std::string_view name, std::unique_ptr<VirtioDevice> device);
+  Result<> add_mmio(VirtioSlot& slot, std::size_t number);
+  Result<> add_pci(VirtioSlot& slot, std::size_t number);
   void on_quiesced();
 
   const Context context_;
@@ -102,6 +111,8 @@ class DeviceSet {
   std::unique_ptr<MarkPort> mark_port_;
   std::unique_ptr<AcpiPm> acpi_pm_;
   std::unique_ptr<BootTimer> boot_timer_;
+  std::unique_ptr<KvmDoorbells> doorbells_;
+  std::unique_ptr<PciRoot> pci_root_;  // none where all devices are reached by MMIO
   std::vector<std::unique_ptr<VirtioSlot>> virtio_;
   std::size_t moving_ = 0;  // devices that do not stand still yet
   Task* quiesced_ = nullptr;

@@ -25,8 +25,9 @@ constexpr std::array<std::uint8_t, 6> kOpcodes = {IORING_OP_READ,     IORING_OP_
                                                   IORING_OP_POLL_ADD, IORING_OP_ACCEPT,
                                                   IORING_OP_TIMEOUT,  IORING_OP_ASYNC_CANCEL};
 
-BootConfig boot_config(const BootOptions& options) {
+BootConfig boot_config(const BootOptions& options, bool has_pci) {
   BootConfig config;
+  config.has_pci = has_pci;
   config.kernel_path = options.kernel;
   config.initramfs_path = options.initramfs;
   config.cmdline = options.cmdline;
@@ -72,7 +73,7 @@ Result<std::unique_ptr<Machine>> Machine::build(const Config& config, Timeline& 
 
 /// What can be wrong with the operator's files is found before anything is made.
 Result<> Machine::open_inputs() {
-  TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_.boot)));
+  TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_.boot, over_pci(config_))));
   if (!config_.process.pid_file.empty()) {
     TRY(pid_file_.create(config_.process.pid_file));
   }
@@ -207,8 +208,10 @@ Result<> Machine::create_vcpus() {
 Result<EntryPoint> Machine::write_tables() {
   const std::vector<arch::MmioDevice> mmio_devices = devices_->mmio_devices();
   TRY_ASSIGN(const GuestAddress rsdp,
-             arch::write_platform_tables(
-                 *memory_, {.cpu_ids = cpu_ids_, .mmio_devices = mmio_devices, .uuid = uuid_}));
+             arch::write_platform_tables(*memory_, {.cpu_ids = cpu_ids_,
+                                                    .mmio_devices = mmio_devices,
+                                                    .pci = devices_->has_pci(),
+                                                    .uuid = uuid_}));
   return boot_->write_boot_params(*memory_, rsdp);
 }
 

@@ -2,6 +2,7 @@
 // RAM around the hole for devices, the interrupt controllers in KVM, and what is asked of KVM.
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "arch/arch.h"
 #include "arch/x86_64/layout.h"
@@ -36,6 +37,28 @@ constexpr std::array kRequired = {
 
 #undef VIREO_CAPABILITY
 
+/// What KVM_CREATE_IRQCHIP has set: the pins of the 8259 pair, and those of the IOAPIC.
+std::vector<kvm_irq_routing_entry> line_routes() {
+  constexpr std::uint32_t kPinsOf8259 = 8;
+  std::vector<kvm_irq_routing_entry> routes;
+  const auto add = [&routes](std::uint32_t gsi, std::uint32_t chip, std::uint32_t pin) {
+    kvm_irq_routing_entry route = {};
+    route.gsi = gsi;
+    route.type = KVM_IRQ_ROUTING_IRQCHIP;
+    route.u.irqchip.irqchip = chip;
+    route.u.irqchip.pin = pin;
+    routes.push_back(route);
+  };
+  for (std::uint32_t gsi = 0; gsi <= layout::kLastGsi; ++gsi) {
+    if (gsi < 2 * kPinsOf8259) {
+      add(gsi, gsi < kPinsOf8259 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
+          gsi % kPinsOf8259);
+    }
+    add(gsi, KVM_IRQCHIP_IOAPIC, gsi);
+  }
+  return routes;
+}
+
 }  // namespace
 
 std::span<const KvmCapability> required_capabilities() {
@@ -51,11 +74,12 @@ std::vector<GuestRange> ram_ranges(std::uint64_t size) {
           *GuestRange::create(layout::kHole64End, size - hole)};
 }
 
-Result<> create_interrupt_controllers(const KvmVm& vm) {
+Result<> create_interrupt_controllers(KvmVm& vm) {
   std::uint64_t identity_map = layout::kKvmIdentityMap.value();
   TRY(try_ioctl(vm.fd(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR"));
   TRY(try_ioctl(vm.fd(), KVM_SET_TSS_ADDR, layout::kKvmTss.value(), "KVM_SET_TSS_ADDR"));
   TRY(try_ioctl(vm.fd(), KVM_CREATE_IRQCHIP, 0UL, "KVM_CREATE_IRQCHIP"));
+  vm.set_line_routes(line_routes());
   // No KVM_CREATE_PIT2: a guest of hardware-reduced ACPI ignores a PIT, its clocks are kvmclock,
   // the TSC (whose rate CPUID tells) and the local APIC; and KVM takes 8 ms to end a VM that has
   // one.

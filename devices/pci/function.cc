@@ -105,6 +105,18 @@ void PciFunction::set_window(unsigned offset, BusDevice& device) {
   window_at_ = offset;
 }
 
+void PciFunction::keep_as_initial() {
+  std::ranges::copy(std::span(space_).first(initial_.size()), initial_.begin());
+}
+
+void PciFunction::power_cycle() {
+  const std::scoped_lock lock(mutex_);
+  std::ranges::copy(initial_, space_.begin());
+  if (msix_ != nullptr) {
+    msix_->power_cycle();
+  }
+}
+
 // The guest's accesses
 // ---------------------------------------------------------------------------
 

@@ -73,6 +73,9 @@ class PciFunction {
   /// The four bytes at `offset` are not stored: accesses to them go to `device`.
   void set_window(unsigned offset, BusDevice& device);
 
+  /// It is built, BARs placed: what power_cycle() goes back to.
+  void keep_as_initial();
+
   // For the guest, and for who puts the function on a bus.
 
   /// Accesses of 1, 2 or 4 bytes inside a word of four, or of two whole words. Others read as all
@@ -80,6 +83,9 @@ class PciFunction {
   void read_config(std::uint64_t offset, std::span<std::byte> data);
   /// True where a BAR may have moved.
   bool write_config(std::uint64_t offset, std::span<const std::byte> data);
+
+  /// As after keep_as_initial(): the whole machine is reset. While no vCPU runs.
+  void power_cycle();
 
   const Bar& bar(unsigned index) const { return bars_[index]; }
   /// Where the guest has put it; nothing while it answers to no memory accesses.
@@ -109,6 +115,7 @@ class PciFunction {
   mutable std::mutex mutex_;
   std::array<std::byte, PCI_CFG_SPACE_EXP_SIZE> space_ = {};
   std::array<std::byte, PCI_CFG_SPACE_EXP_SIZE> writable_ = {};
+  std::array<std::byte, PCI_CFG_SPACE_SIZE> initial_ = {};  // nothing behind it is ever written
 };
 
 }  // namespace vireo

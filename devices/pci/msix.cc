@@ -42,11 +42,22 @@ Result<std::unique_ptr<Msix>> Msix::create(unsigned vectors, MsiRouter& router) 
 
 Msix::Msix(unsigned vectors, MsiRouter& router)
     : router_(router), vectors_(vectors), table_(std::size_t{vectors} * PCI_MSIX_ENTRY_SIZE) {
-  // §6.8.2.9: every vector is masked after a reset.
-  for (unsigned index = 0; index < vectors; ++index) {
+  mask_all();
+}
+
+/// §6.8.2.9: every vector is masked after a reset.
+void Msix::mask_all() {
+  std::ranges::fill(table_, std::byte{0});
+  for (unsigned index = 0; index < vectors(); ++index) {
     table_[std::size_t{index} * PCI_MSIX_ENTRY_SIZE + PCI_MSIX_ENTRY_VECTOR_CTRL] =
         std::byte{PCI_MSIX_ENTRY_CTRL_MASKBIT};
   }
+}
+
+void Msix::power_cycle() {
+  set_control(0);
+  const std::scoped_lock lock(mutex_);
+  mask_all();
 }
 
 std::uint64_t Msix::bar_size() const {

@@ -56,6 +56,9 @@ class Msix final : public BusDevice {
   /// The guest has written the capability's message control word.
   void set_control(std::uint16_t control);
 
+  /// As after create(), for a guest that was reset. While no vCPU runs and nobody raises.
+  void power_cycle();
+
   // BusDevice: the BAR.
   void read(std::uint64_t offset, std::span<std::byte> data) override;
   void write(std::uint64_t offset, std::span<const std::byte> data) override;
@@ -73,6 +76,7 @@ class Msix final : public BusDevice {
 
   Msix(unsigned vectors, MsiRouter& router);
 
+  void mask_all();
   std::byte byte_at(std::uint64_t offset) const;
   void update(unsigned index);
   std::uint32_t table_word(unsigned index, unsigned field) const;

@@ -34,6 +34,7 @@ PciRoot::PciRoot(GuestRange window, PciDoorbells& doorbells)
                     .device = kGenericHostBridge,
                     .class_code = PCI_CLASS_BRIDGE_HOST}),
       next_free_(window.start().value()) {
+  host_bridge_.keep_as_initial();
   slots_[0] = &host_bridge_;
 }
 
@@ -55,11 +56,21 @@ Result<> PciRoot::add(unsigned slot, PciFunction& function) {
     const auto bytes = std::bit_cast<std::array<std::byte, 8>>(le64(address));
     function.write_config(PCI_BASE_ADDRESS_0 + 4 * index, bytes);
   }
+  function.keep_as_initial();
   slots_[slot] = &function;
   for (const PciFunction::Doorbell& doorbell : function.doorbells()) {
     bells_.push_back({.function = &function, .doorbell = doorbell});
   }
   return {};
+}
+
+void PciRoot::power_cycle() {
+  for (PciFunction* const function : slots_) {
+    if (function != nullptr) {
+      function->power_cycle();
+    }
+  }
+  update();
 }
 
 // Configuration

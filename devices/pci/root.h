@@ -52,6 +52,9 @@ class PciRoot {
   /// would have. kConfig where the window is full.
   Result<> add(unsigned slot, PciFunction& function);
 
+  /// As after the functions were added. While no vCPU runs.
+  void power_cycle();
+
   BusDevice& ecam() { return ecam_; }
   BusDevice& mmio() { return mmio_; }
 

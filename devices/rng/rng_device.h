@@ -12,7 +12,7 @@ namespace vireo {
 
 class RngDevice final : public VirtioDevice, QueueHandler {
  public:
-  explicit RngDevice(const RateLimitConfig& rate_limit) : limiter_(rate_limit) {}
+  explicit RngDevice(const RateLimitConfig& rate_limit = {}) : limiter_(rate_limit) {}
 
   // VirtioDevice.
   std::uint32_t type() const override;

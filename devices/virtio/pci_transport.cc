@@ -320,10 +320,22 @@ void PciTransport::write_status(std::uint8_t value) {
   core_->write_status(value);
   // Unless a vCPU that waits for reactors kept the device from being reset.
   if (value == 0 && core_->status() == 0) {
-    config_vector_ = VIRTIO_MSI_NO_VECTOR;
-    std::ranges::fill(queue_vectors_, VIRTIO_MSI_NO_VECTOR);
-    isr_ = 0;
+    forget_driver();
   }
+}
+
+void PciTransport::forget_driver() {
+  config_vector_ = VIRTIO_MSI_NO_VECTOR;
+  std::ranges::fill(queue_vectors_, VIRTIO_MSI_NO_VECTOR);
+  isr_ = 0;
+}
+
+void PciTransport::power_cycle() {
+  core_->power_cycle();
+  forget_driver();
+  device_features_page_ = 0;
+  driver_features_page_ = 0;
+  queue_ = 0;
 }
 
 void PciTransport::write_common_16(std::uint64_t offset, std::uint16_t value) {

@@ -48,6 +48,8 @@ class PciTransport final : public BusDevice, VirtioInterrupts {
   /// For a slot of the bus.
   PciFunction& function() { return function_; }
   VirtioTransport& core() { return *core_; }
+  /// As VirtioTransport::power_cycle(); the function's is the bus's to do.
+  void power_cycle();
 
  private:
   /// §4.1.4.9: a word of the configuration space that is a window to the BAR, offset and length
@@ -77,6 +79,7 @@ class PciTransport final : public BusDevice, VirtioInterrupts {
   std::uint32_t read_common_32(std::uint64_t offset) const;
   void write_common(std::uint64_t offset, std::size_t width, std::uint32_t value);
   void write_status(std::uint8_t value);
+  void forget_driver();
   void write_common_16(std::uint64_t offset, std::uint16_t value);
   void write_common_32(std::uint64_t offset, std::uint32_t value);
   std::uint16_t vector_or_none(std::uint16_t vector) const;

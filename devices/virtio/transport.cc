@@ -112,11 +112,8 @@ void VirtioTransport::write_status(std::uint32_t value) {
 
 void VirtioTransport::activate(std::unique_lock<std::mutex>& lock) {
   if (!create_queues()) {
-    std::uint64_t dropped = 0;
-    if (log_limiter_.allow(monotonic_ns(), dropped)) {
-      log_warn("virtio", "device type {}: the driver set up a queue that cannot be ({} more)",
-               device_.type(), dropped);
-    }
+    log_guest(log_limiter_, "virtio", "device type {}: the driver set up a queue that cannot be",
+              device_.type());
     status_ |= VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET;
     lock.unlock();
     interrupts_.raise_config();

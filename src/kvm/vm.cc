@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/kvm/vm.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -126,13 +127,64 @@ Result<std::unique_ptr<Interrupt>> KvmVm::create_irqfd(std::uint32_t gsi) {
   return std::make_unique<IrqfdInterrupt>(std::move(eventfd));
 }
 
-Result<> KvmVm::add_ioeventfd(GuestAddress address, std::uint32_t value, int fd) {
-  const kvm_ioeventfd argument = {.datamatch = value,
-                                  .addr = address.value(),
-                                  .len = sizeof(value),
-                                  .fd = fd,
-                                  .flags = KVM_IOEVENTFD_FLAG_DATAMATCH};
+Result<> KvmVm::change_ioeventfd(GuestAddress address, unsigned width,
+                                 std::optional<std::uint32_t> value, int fd, std::uint32_t flags) {
+  const kvm_ioeventfd argument = {
+      .datamatch = value.value_or(0),
+      .addr = address.value(),
+      .len = width,
+      .fd = fd,
+      .flags = flags | (value ? std::uint32_t{KVM_IOEVENTFD_FLAG_DATAMATCH} : 0)};
   TRY(try_ioctl(vm_.get(), KVM_IOEVENTFD, &argument, "KVM_IOEVENTFD"));
+  return {};
+}
+
+Result<> KvmVm::add_ioeventfd(GuestAddress address, unsigned width,
+                              std::optional<std::uint32_t> value, int fd) {
+  return change_ioeventfd(address, width, value, fd, 0);
+}
+
+Result<> KvmVm::remove_ioeventfd(GuestAddress address, unsigned width,
+                                 std::optional<std::uint32_t> value, int fd) {
+  return change_ioeventfd(address, width, value, fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
+void KvmVm::set_line_routes(std::span<const kvm_irq_routing_entry> routes) {
+  routes_.assign(routes.begin(), routes.end());
+  for (const kvm_irq_routing_entry& route : routes) {
+    next_msi_gsi_ = std::max(next_msi_gsi_, route.gsi + 1);
+  }
+}
+
+Result<KvmVm::MsiInterrupt> KvmVm::create_msi() {
+  MsiInterrupt msi = {.gsi = next_msi_gsi_++};
+  TRY_ASSIGN(msi.interrupt, create_irqfd(msi.gsi));
+  return msi;
+}
+
+Result<> KvmVm::route_msi(std::uint32_t gsi, std::uint64_t address, std::uint32_t data) {
+  const std::scoped_lock lock(routes_mutex_);
+  auto route = std::ranges::find(routes_, gsi, &kvm_irq_routing_entry::gsi);
+  if (route == routes_.end()) {
+    route = routes_.insert(route, kvm_irq_routing_entry{});
+    route->gsi = gsi;
+    route->type = KVM_IRQ_ROUTING_MSI;
+  }
+  route->u.msi.address_lo = static_cast<std::uint32_t>(address);
+  route->u.msi.address_hi = static_cast<std::uint32_t>(address >> 32);
+  route->u.msi.data = data;
+  // kvm_irq_routing, whose entries C++ has no member for: a header, and then they.
+  struct Header {
+    std::uint32_t count;
+    std::uint32_t flags;
+  };
+  static_assert(sizeof(Header) == sizeof(kvm_irq_routing));
+  const Header header = {.count = static_cast<std::uint32_t>(routes_.size()), .flags = 0};
+  const std::span<const std::byte> entries = std::as_bytes(std::span(routes_));
+  std::vector<std::byte> argument(sizeof(header) + entries.size());
+  std::ranges::copy(std::as_bytes(std::span(&header, 1)), argument.begin());
+  std::ranges::copy(entries, std::span(argument).subspan(sizeof(header)).begin());
+  TRY(try_ioctl(vm_.get(), KVM_SET_GSI_ROUTING, argument.data(), "KVM_SET_GSI_ROUTING"));
   return {};
 }
 

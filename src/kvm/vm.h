@@ -8,12 +8,16 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "src/base/error.h"
 #include "src/base/fd.h"
 #include "src/bus/interrupt.h"
+#include "src/kvm/uapi.h"
 #include "src/memory/guest_memory.h"
 
 namespace vireo {
@@ -43,9 +47,25 @@ class KvmVm {
   /// The same by an irqfd, for devices that interrupt often: one write for each edge, from any
   /// thread whatever it may do else. Errors: kSystem where no descriptor is to be had.
   Result<std::unique_ptr<Interrupt>> create_irqfd(std::uint32_t gsi);
-  /// Has KVM count eventfd `fd` up, and the guest go on, when it writes `value` with 32 bits to
-  /// `address`.
-  Result<> add_ioeventfd(GuestAddress address, std::uint32_t value, int fd);
+  /// Has KVM count eventfd `fd` up, and the guest go on, when it writes `width` bytes to `address`:
+  /// `value`, or whatever it is where that is none. Any thread.
+  Result<> add_ioeventfd(GuestAddress address, unsigned width, std::optional<std::uint32_t> value,
+                         int fd);
+  /// Ends what add_ioeventfd() has begun with the same arguments. Any thread.
+  Result<> remove_ioeventfd(GuestAddress address, unsigned width,
+                            std::optional<std::uint32_t> value, int fd);
+
+  /// A message-signalled interrupt by an irqfd. It sends nothing before route_msi().
+  struct MsiInterrupt {
+    std::uint32_t gsi = 0;
+    std::unique_ptr<Interrupt> interrupt;
+  };
+  Result<MsiInterrupt> create_msi();
+  /// From here on the interrupt with this `gsi` sends `data` to `address`. Any thread.
+  Result<> route_msi(std::uint32_t gsi, std::uint64_t address, std::uint32_t data);
+  /// Where the lines of the interrupt controllers lead: a change of any route tells KVM of all. By
+  /// arch, when it has created those.
+  void set_line_routes(std::span<const kvm_irq_routing_entry> routes);
 
   /// Sends a message-signalled interrupt (KVM_SIGNAL_MSI). Any thread.
   Result<> signal_msi(std::uint64_t address, std::uint32_t data) const;
@@ -61,8 +81,14 @@ class KvmVm {
  private:
   KvmVm() = default;
 
+  Result<> change_ioeventfd(GuestAddress address, unsigned width,
+                            std::optional<std::uint32_t> value, int fd, std::uint32_t flags);
+
   UniqueFd kvm_;
   UniqueFd vm_;
+  std::mutex routes_mutex_;
+  std::vector<kvm_irq_routing_entry> routes_;  // the lines, then messages by their GSI
+  std::uint32_t next_msi_gsi_ = 0;
   std::size_t run_size_ = 0;
 };
 

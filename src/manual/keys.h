@@ -39,8 +39,10 @@ inline constexpr auto kKeys = std::to_array<Key>({
     {"machine.cpu_features", "list of texts", "[]",
      "Changes of what KVM offers, by the names of /proc/cpuinfo: \"-avx512f\" hides a feature, "
      "\"+avx\" insists on one."},
-    {"machine.transport", R"("auto" or "mmio")", "\"auto\"",
-     "How virtio devices are reached; so far always by MMIO, which has room for 18 of them."},
+    {"machine.transport", R"("auto", "mmio" or "pci")", "\"auto\"",
+     "How virtio devices are reached. auto: by PCI (with MSI-X) where a device has several queues "
+     "or "
+     "MMIO has too few interrupt lines (18), else by MMIO, which boots faster."},
     {"machine.io_threads", "0", "0",
      "Further threads that serve queues; so far the main thread serves all."},
     {"machine.on_reboot", R"("exit" or "restart")", "\"exit\"",

@@ -92,6 +92,9 @@ inline constexpr auto kRules = std::to_array<Rule>({
     // The guest.
     ioctl(kVcpu, KVM_RUN),
     ioctl(kVcpu, KVM_KVMCLOCK_CTRL),
+    rare("a guest with PCI, which the probe has not: MSI-X", ioctl(kVcpu, KVM_SET_GSI_ROUTING)),
+    rare("a guest with PCI moves a BAR", ioctl(kVcpu, KVM_IOEVENTFD)),
+    rare("a guest with PCI starts anew", ioctl(kMain, KVM_IOEVENTFD)),
     any(kMain | kVcpu, "mincore"),  // a mark of the guest ends a phase of the profile
 
     // The reactor.

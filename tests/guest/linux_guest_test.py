@@ -40,6 +40,7 @@ if LONG or os.path.exists(f"{ARTIFACTS}/microvm/key"):
 # Those of which one form is enough.
 IMAGES = {name: kernel for name, kernel in KERNELS.items() if name.endswith("bzimage")}
 CPUS = (1, 2, 8)
+TRANSPORTS = ("mmio", "pci")
 
 
 def boot(image, word, *options, memory="256M", append="quiet", config="", **keywords):
@@ -51,13 +52,16 @@ def boot(image, word, *options, memory="256M", append="quiet", config="", **keyw
                    "--append", f"{append} vireo.do={word}", *options, **keywords)
 
 
-def start_and_wait(image, word, *options):
+def start_and_wait(image, word, *options, config=""):
     """A guest in the background that has said that it is ready to do `word`."""
-    process = start("run", "--kernel", image, "--initramfs", INITRAMFS, "--append",
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as file:
+        file.write(config)
+    process = start("run", file.name, "--kernel", image, "--initramfs", INITRAMFS, "--append",
                     f"quiet vireo.do={word}", *options)
     for line in process.stdout:
         if f"{word}: ready".encode() in line:
             break
+    os.unlink(file.name)
     return process
 
 
@@ -287,16 +291,19 @@ class Control(unittest.TestCase):
                 self.assertEqual(process.returncode, 0, (output[-2000:], errors))
 
     def test_a_device_that_was_in_use_starts_anew_with_the_guest(self):
-        process = self.start("echo", "--rng", config='[machine]\non_reboot = "restart"\n')
-        for line in (b"reboot\n", b"quit\n"):
-            self.read_until(process, b"echo: ready")
-            process.stdin.write(b"rng\n")
-            process.stdin.flush()
-            self.read_until(process, b"rng: 262144 bytes")
-            process.stdin.write(line)
-            process.stdin.flush()
-        output, errors = process.communicate(timeout=100)
-        self.assertEqual(process.returncode, 0, (output[-2000:], errors))
+        for transport in TRANSPORTS:
+            with self.subTest(transport):
+                process = self.start("echo", "--rng", config='[machine]\non_reboot = "restart"\n'
+                                     f'transport = "{transport}"\n')
+                for line in (b"reboot\n", b"quit\n"):
+                    self.read_until(process, b"echo: ready")
+                    process.stdin.write(b"rng\n")
+                    process.stdin.flush()
+                    self.read_until(process, b"rng: 262144 bytes")
+                    process.stdin.write(line)
+                    process.stdin.flush()
+                output, errors = process.communicate(timeout=100)
+                self.assertEqual(process.returncode, 0, (output[-2000:], errors))
 
     def test_a_panic_ends_it_all_the_same(self):
         process = self.start("panic", config='[machine]\non_reboot = "restart"\n')
@@ -306,9 +313,11 @@ class Control(unittest.TestCase):
 
 @expand
 class Devices(unittest.TestCase):
-    @for_each({name: (kernel.path,) for name, kernel in IMAGES.items() if not name.startswith("micro")})
-    def rng(self, image):
-        process = start_and_wait(image, "echo", "--rng", "--cpus", "2")
+    @for_each({f"{name}_{transport}": (kernel.path, transport) for name, kernel in IMAGES.items()
+               if not name.startswith("micro") for transport in TRANSPORTS})
+    def rng(self, image, transport):
+        process = start_and_wait(image, "echo", "--rng", "--cpus", "2",
+                                 config=f'[machine]\ntransport = "{transport}"\n')
         output, errors = process.communicate(b"rng\nquit\n", timeout=100)
         self.assertEqual(process.returncode, 0, errors)
         self.assertIn(b"rng: virtio_rng.0", output)

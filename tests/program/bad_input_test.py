@@ -66,7 +66,7 @@ def config_cases():
         ("huge pages", "[machine]\nhugepages = \"4M\"\n", ["machine.hugepages", "2M"]),
         ("uuid", "[machine]\nuuid = \"123\"\n", ["machine.uuid"]),
         ("later key", "[[disk]]\nid = \"root\"\n", ["vm.toml:1", "disk", "not yet supported"]),
-        ("later value", "[machine]\ntransport = \"pci\"\n", ["transport", "not yet supported"]),
+        ("later value", "[machine]\nio_threads = 1\n", ["io_threads", "not yet supported"]),
         ("broken TOML", "[machine\n", ["vm.toml:1"]),
         ("duplicate key", "[machine]\ncpus = 1\ncpus = 2\n", ["vm.toml:3"]),
         ("name", "name = \"-web\"\n", ["vm.toml:1", "name"]),

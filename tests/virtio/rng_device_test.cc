@@ -15,7 +15,7 @@ DeviceUnderTest make_rng(FakeGuest& guest) {
   const std::uint64_t data = guest.allocate(DeviceSuite::kInFlight * kBytes);
   const auto buffer = [data](unsigned number) { return data + std::uint64_t{number} * kBytes; };
   return {
-      .device = std::make_unique<RngDevice>(RateLimitConfig{}),
+      .device = std::make_unique<RngDevice>(),
       .request =
           [buffer](FakeGuest& g, unsigned number) {
             std::ranges::fill(g.bytes().subspan(buffer(number), kBytes), std::byte{0});
@@ -42,7 +42,7 @@ TEST_CASE("rng: what every device does, over PCI, with one reactor and with thre
 
 TEST_CASE("rng: a buffer that is huge is filled in part, one that is readable not at all") {
   FakeGuest guest(1);
-  RngDevice device({});
+  RngDevice device;
   MmioDriver driver(guest, device);
   driver.begin(kEventIdx);
   const std::uint64_t data = guest.allocate(1 << 20);
