@@ -304,11 +304,17 @@ class DoctorTest(unittest.TestCase):
         def steady(text):
             return re.sub(r"[0-9.]+ (m|b)illion|1/[0-9]+|[0-9]+ %", "N", text)
 
-        ended = run("doctor")
+        speeds = [f"{each['state']} {each['title']}:" for name, each in self.findings.items()
+                  if name in ("guest_kernel_speed", "guest_user_speed")]
+        # On an emulator that is busy, they measure two verdicts too: then this run is not the one.
+        for _ in range(20):
+            ended = run("doctor")
+            text = steady(" ".join(ended.output.split()))
+            if all(speed in text for speed in speeds):
+                break
         self.assertEqual(ended.status, self.status)
         self.assertEqual(ended.errors, "")
         self.assertLessEqual(max(map(len, ended.output.splitlines())), 100)
-        text = steady(" ".join(ended.output.split()))
         at = 0
         for each in self.findings.values():
             line = f"{each['state']} {each['title']}: {each['value']}"
