@@ -115,7 +115,8 @@ void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
       break;
     case VIRTIO_MMIO_STATUS:
       core_->write_status(value);
-      if (value == 0) {
+      // Unless a vCPU that waits for reactors kept the device from being reset.
+      if (value == 0 && core_->status() == 0) {
         interrupt_status_ = 0;
       }
       break;

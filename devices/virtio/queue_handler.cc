@@ -11,7 +11,6 @@ QueueHandler::QueueHandler() {
   kick_op_.bind<QueueHandler, &QueueHandler::on_kick>(this);
   tokens_op_.bind<QueueHandler, &QueueHandler::on_tokens>(this);
   run_task_.bind<QueueHandler, &QueueHandler::run>(this);
-  flush_task_.bind<QueueHandler, &QueueHandler::flush>(this);
 }
 
 void QueueHandler::start(const Context& context) {
@@ -27,7 +26,6 @@ void QueueHandler::stop(Task& stopped) {
   stopped_ = &stopped;
   reactor().ring().cancel(kick_op_);
   reactor().ring().cancel(tokens_op_);
-  cancel_waits();
   finish_stop();
 }
 
@@ -39,7 +37,7 @@ void QueueHandler::on_kick(Op& /*op*/, Completion completion) {
   CHECK(completion.result == sizeof(kicks_));
   reactor().ring().prep_read(kick_op_, context_.kick_fd,
                              std::as_writable_bytes(std::span(&kicks_, 1)), Ring::kNoOffset);
-  run();
+  serve_again();
 }
 
 void QueueHandler::serve_again() {
@@ -59,9 +57,12 @@ void QueueHandler::run() {
   }
   queue().disarm();
   const Served served = serve();
-  tell_driver();
+  queue().publish();
+  if (queue().needs_interrupt()) {
+    context_.interrupts->raise_queue(context_.index);
+  }
   if (queue().broken()) {
-    host().needs_reset();
+    context_.host->needs_reset();
   } else if (served == Served::kSome || (served == Served::kAll && queue().rearm())) {
     serve_again();
   }
@@ -84,32 +85,13 @@ void QueueHandler::on_tokens(Op& /*op*/, Completion /*completion*/) {
   if (stopped_ != nullptr) {
     finish_stop();
   } else {
-    run();
-  }
-}
-
-void QueueHandler::chain_returned() {
-  if (!std::exchange(flush_pending_, true)) {
-    reactor().post(flush_task_);
-  }
-}
-
-void QueueHandler::flush() {
-  flush_pending_ = false;
-  tell_driver();
-  finish_stop();
-}
-
-void QueueHandler::tell_driver() {
-  queue().publish();
-  if (queue().needs_interrupt()) {
-    context_.interrupts->raise_queue(context_.index);
+    serve_again();
   }
 }
 
 void QueueHandler::finish_stop() {
-  if (stopped_ == nullptr || kick_op_.in_flight() || tokens_op_.in_flight() || flush_pending_ ||
-      run_pending_ || waits() || queue().outstanding() > 0) {
+  if (stopped_ == nullptr || kick_op_.in_flight() || tokens_op_.in_flight() || run_pending_ ||
+      queue().outstanding() > 0) {
     return;
   }
   Reactor& reactor = *context_.reactor;

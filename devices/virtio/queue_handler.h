@@ -2,8 +2,7 @@
 // What serves one queue of a device: the loop around it, once for all devices.
 //
 // Owned by its device; everything here runs on the reactor of the queue. The derived class says in
-// serve() what becomes of the chains, and calls chain_returned() when one of them comes back later
-// than that.
+// serve() what becomes of the chains.
 #pragma once
 
 #include <cstdint>
@@ -62,38 +61,23 @@ class QueueHandler {
   enum class Served : std::uint8_t {
     kAll,      ///< the queue is empty
     kSome,     ///< and there may be more: the others' turn first
-    kBlocked,  ///< the rest waits for what ends with serve_again()
+    kBlocked,  ///< the rest waits for tokens
   };
 
-  /// Pops chains and does what they ask for; returns some of them later, perhaps.
+  /// Pops chains, does what they ask for and returns them.
   virtual Served serve() = 0;
-  /// stop() was called: what waits for the outside for ever is to be cancelled now.
-  virtual void cancel_waits() {}
   /// Whether an operation of `bytes` bytes may be done now. If not, serve() is called again when it
   /// may, and returns kBlocked meanwhile, having put the chain back.
   bool admit(RateLimiter& limiter, std::uint64_t bytes);
 
-  /// Whether something of the derived class is still armed, beside chains that are out.
-  virtual bool waits() const { return false; }
-
-  /// After kBlocked: there is something to do again.
-  void serve_again();
-  /// Some chains were given back outside of serve(): the driver is told at the end of this turn of
-  /// the loop, once for all of them.
-  void chain_returned();
-  /// A wait has ended.
-  void wait_ended() { finish_stop(); }
-
   Queue& queue() { return *context_.queue; }
-  Reactor& reactor() { return *context_.reactor; }
-  VirtioHost& host() { return *context_.host; }
 
  private:
+  Reactor& reactor() { return *context_.reactor; }
   void on_kick(Op& op, Completion completion);
   void on_tokens(Op& op, Completion completion);
+  void serve_again();
   void run();
-  void flush();
-  void tell_driver();
   void finish_stop();
 
   Context context_;
@@ -102,9 +86,7 @@ class QueueHandler {
   __kernel_timespec tokens_when_ = {};
   std::uint64_t kicks_ = 0;
   Task run_task_;
-  Task flush_task_;
   Task* stopped_ = nullptr;
-  bool flush_pending_ = false;
   bool run_pending_ = false;
 };
 
