@@ -11,10 +11,8 @@
 #include <map>
 #include <memory>
 #include <span>
-#include <thread>
 
 #include <linux/pci_regs.h>
-#include <sys/mman.h>
 
 #include "devices/pci/root.h"
 #include "devices/rng/rng_device.h"
@@ -24,6 +22,7 @@
 #include "src/base/log.h"
 #include "src/io/reactor.h"
 #include "src/memory/guest_memory.h"
+#include "tests/fuzz/fuzz_host.h"
 #include "tests/fuzz/fuzz_input.h"
 
 namespace vireo {
@@ -34,31 +33,6 @@ constexpr std::uint64_t kWindow = 0xd0000000;
 constexpr std::uint64_t kWindowSize = 0x40000;
 constexpr std::uint64_t kBarStep = 0x1000;
 constexpr std::array<unsigned, 2> kSlots = {1, 9};
-
-/// What outlives one input: the reactor's thread, and guest memory.
-struct Host {
-  Host() {
-    room = std::move(*Mapping::create(kMemorySize, PROT_READ | PROT_WRITE,
-                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "guest"));
-    memory = GuestMemory::adopt(GuestAddress(0), room.bytes());
-    reactor = std::move(*Reactor::create({}));
-    thread = std::thread([this] {
-      CHECK(reactor->start() && reactor->run() && reactor->drain(1'000'000'000));
-      reactor->close();
-    });
-  }
-  ~Host() {
-    reactor->stop();
-    thread.join();
-  }
-  Host(const Host&) = delete;
-  Host& operator=(const Host&) = delete;
-
-  Mapping room;
-  std::unique_ptr<GuestMemory> memory;
-  std::unique_ptr<Reactor> reactor;
-  std::thread thread;
-};
 
 struct Router final : MsiRouter {
   struct Vector final : Interrupt {
@@ -89,7 +63,7 @@ struct Doorbells final : PciDoorbells {
 
 class Board {
  public:
-  explicit Board(Host& host) : host_(host) {
+  explicit Board(FuzzHost& host) : host_(host) {
     std::ranges::fill(host.room.bytes(), std::byte{0});
     const std::array<Reactor*, 1> reactors = {host.reactor.get()};
     for (unsigned i = 0; i < kSlots.size(); ++i) {
@@ -129,7 +103,7 @@ class Board {
     device.write(offset, std::bit_cast<std::array<std::byte, sizeof(T)>>(LittleEndian<T>(value)));
   }
 
-  Host& host_;
+  FuzzHost& host_;
   Router router_;
   Doorbells doorbells_;
   std::array<RngDevice, 2> devices_;
@@ -258,7 +232,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // Guests may fill a log; a fuzzer's terminal needs not.
   static const bool quiet = vireo::open_log({.level = vireo::LogLevel::kOff}).has_value();
   CHECK(quiet);
-  static vireo::Host host;
+  static vireo::FuzzHost host(vireo::kMemorySize);
   vireo::FuzzInput input(data, size);
   vireo::Board board(host);
   while (!input.empty()) {

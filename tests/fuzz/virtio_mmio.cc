@@ -9,9 +9,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <thread>
-
-#include <sys/mman.h>
 
 #include "devices/rng/rng_device.h"
 #include "devices/virtio/mmio_transport.h"
@@ -20,6 +17,7 @@
 #include "src/base/log.h"
 #include "src/io/reactor.h"
 #include "src/memory/guest_memory.h"
+#include "tests/fuzz/fuzz_host.h"
 #include "tests/fuzz/fuzz_input.h"
 
 namespace vireo {
@@ -31,34 +29,9 @@ struct Line final : Interrupt {
   void raise() override {}
 };
 
-/// What outlives one input: the reactor's thread, and guest memory.
-struct Host {
-  Host() {
-    room = std::move(*Mapping::create(kMemorySize, PROT_READ | PROT_WRITE,
-                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "guest"));
-    memory = GuestMemory::adopt(GuestAddress(0), room.bytes());
-    reactor = std::move(*Reactor::create({}));
-    thread = std::thread([this] {
-      CHECK(reactor->start() && reactor->run() && reactor->drain(1'000'000'000));
-      reactor->close();
-    });
-  }
-  ~Host() {
-    reactor->stop();
-    thread.join();
-  }
-  Host(const Host&) = delete;
-  Host& operator=(const Host&) = delete;
-
-  Mapping room;
-  std::unique_ptr<GuestMemory> memory;
-  std::unique_ptr<Reactor> reactor;
-  std::thread thread;
-};
-
 class Board {
  public:
-  explicit Board(Host& host) : host_(host) {
+  explicit Board(FuzzHost& host) : host_(host) {
     std::ranges::fill(host.room.bytes(), std::byte{0});
     const std::array<Reactor*, 1> reactors = {host.reactor.get()};
     transport_ = std::move(*MmioTransport::create(device_, *host.memory, reactors, line_));
@@ -83,7 +56,7 @@ class Board {
   }
   void begin(std::uint32_t features);
 
-  Host& host_;
+  FuzzHost& host_;
   Line line_;
   RngDevice device_;
   std::unique_ptr<MmioTransport> transport_;
@@ -151,7 +124,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // Guests may fill a log; a fuzzer's terminal needs not.
   static const bool quiet = vireo::open_log({.level = vireo::LogLevel::kOff}).has_value();
   CHECK(quiet);
-  static vireo::Host host;
+  static vireo::FuzzHost host(vireo::kMemorySize);
   vireo::FuzzInput input(data, size);
   vireo::Board board(host);
   while (!input.empty()) {
