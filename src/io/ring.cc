@@ -141,6 +141,30 @@ void Ring::prep_write_async(Op& op, int fd, std::span<const std::byte> buffer,
   io_uring_sqe_set_data(sqe, &op);
 }
 
+void Ring::prep_readv(Op& op, int fd, std::span<const iovec> pieces, std::uint64_t offset) {
+  io_uring_sqe* const sqe = begin(op);
+  io_uring_prep_readv(sqe, fd, pieces.data(), static_cast<unsigned>(pieces.size()), offset);
+  io_uring_sqe_set_data(sqe, &op);
+}
+
+void Ring::prep_writev(Op& op, int fd, std::span<const iovec> pieces, std::uint64_t offset) {
+  io_uring_sqe* const sqe = begin(op);
+  io_uring_prep_writev(sqe, fd, pieces.data(), static_cast<unsigned>(pieces.size()), offset);
+  io_uring_sqe_set_data(sqe, &op);
+}
+
+void Ring::prep_fdatasync(Op& op, int fd) {
+  io_uring_sqe* const sqe = begin(op);
+  io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+  io_uring_sqe_set_data(sqe, &op);
+}
+
+void Ring::prep_fallocate(Op& op, int fd, int mode, std::uint64_t offset, std::uint64_t length) {
+  io_uring_sqe* const sqe = begin(op);
+  io_uring_prep_fallocate(sqe, fd, mode, static_cast<off_t>(offset), static_cast<off_t>(length));
+  io_uring_sqe_set_data(sqe, &op);
+}
+
 void Ring::prep_poll(Op& op, int fd, unsigned events) {
   io_uring_sqe* const sqe = begin(op);
   io_uring_prep_poll_add(sqe, fd, events);
@@ -175,7 +199,9 @@ void Ring::cancel(Op& op) {
 
 Result<> Ring::submit(bool wait) {
   for (;;) {
-    const int result = wait ? io_uring_submit_and_wait(&ring_, 1) : io_uring_submit(&ring_);
+    // Entered for events, the kernel also runs the completions that wait as task work.
+    const int result =
+        wait ? io_uring_submit_and_wait(&ring_, 1) : io_uring_submit_and_get_events(&ring_);
     // EBUSY and EAGAIN: the completion queue must be emptied first, which our caller does next.
     if (result >= 0 || result == -EBUSY || result == -EAGAIN) {
       return {};
@@ -200,10 +226,6 @@ unsigned Ring::run_completions(unsigned limit) {
   std::array<io_uring_cqe*, 64> cqes = {};
   if (limit > batch.size()) {
     limit = batch.size();
-  }
-  if (features_.defer_taskrun) {
-    // Completions wait as task work until the ring is entered for them.
-    io_uring_get_events(&ring_);
   }
   const unsigned count = io_uring_peek_batch_cqe(&ring_, cqes.data(), limit);
   unsigned finished = 0;

@@ -15,6 +15,7 @@
 #include <span>
 
 #include <liburing.h>
+#include <sys/uio.h>
 
 #include "src/base/error.h"
 
@@ -96,6 +97,13 @@ class Ring {
   /// The same on a thread of the kernel's, always: for a terminal, which io_uring would write to at
   /// once where it is ready, however much more than fits that is, and wait in submit().
   void prep_write_async(Op& op, int fd, std::span<const std::byte> buffer, std::uint64_t offset);
+  /// Scattered and gathered; `pieces` stay until the completion, at most IOV_MAX of them.
+  void prep_readv(Op& op, int fd, std::span<const iovec> pieces, std::uint64_t offset);
+  void prep_writev(Op& op, int fd, std::span<const iovec> pieces, std::uint64_t offset);
+  /// fdatasync(2).
+  void prep_fdatasync(Op& op, int fd);
+  /// fallocate(2).
+  void prep_fallocate(Op& op, int fd, int mode, std::uint64_t offset, std::uint64_t length);
   /// Becomes ready once; `events` are POLLIN, ….
   void prep_poll(Op& op, int fd, unsigned events);
   /// Accepts connections, close-on-exec, until it fails or is cancelled where multishot is to be
