@@ -48,7 +48,7 @@ QueueHandler::Served RngDevice::serve() {
       return Served::kBlocked;
     }
     const std::uint32_t filled = fill_with_random(chain->writable());
-    queue().push_used(std::move(*chain), filled);
+    give_back(std::move(*chain), filled);
   }
   return Served::kSome;
 }

@@ -48,22 +48,30 @@ void QueueHandler::serve_again() {
 
 void QueueHandler::run() {
   run_pending_ = false;
-  if (stopped_ != nullptr) {
-    finish_stop();
-    return;
+  Served served = Served::kBlocked;
+  // A notification may still come while tokens are waited for.
+  if (stopped_ == nullptr && !tokens_op_.in_flight()) {
+    queue().disarm();
+    serving_ = true;
+    served = serve();
+    serving_ = false;
   }
-  if (tokens_op_.in_flight()) {
-    return;  // a notification that was on its way
-  }
-  queue().disarm();
-  const Served served = serve();
   queue().publish();
   if (queue().needs_interrupt()) {
     context_.interrupts->raise_queue(context_.index);
   }
-  if (queue().broken()) {
+  if (stopped_ != nullptr) {
+    finish_stop();
+  } else if (queue().broken()) {
     context_.host->needs_reset();
   } else if (served == Served::kSome || (served == Served::kAll && queue().rearm())) {
+    serve_again();
+  }
+}
+
+void QueueHandler::give_back(DescriptorChain chain, std::uint32_t written) {
+  queue().push_used(std::move(chain), written);
+  if (!serving_) {
     serve_again();
   }
 }

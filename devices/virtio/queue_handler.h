@@ -70,10 +70,14 @@ class QueueHandler {
   /// may, and returns kBlocked meanwhile, having put the chain back.
   bool admit(RateLimiter& limiter, std::uint64_t bytes);
 
+  /// Gives a chain back: from serve(), or later, when what it waited for is done. The driver sees
+  /// all of a turn of the reactor at its end, with one interrupt.
+  void give_back(DescriptorChain chain, std::uint32_t written);
+
   Queue& queue() { return *context_.queue; }
+  Reactor& reactor() { return *context_.reactor; }
 
  private:
-  Reactor& reactor() { return *context_.reactor; }
   void on_kick(Op& op, Completion completion);
   void on_tokens(Op& op, Completion completion);
   void serve_again();
@@ -88,6 +92,7 @@ class QueueHandler {
   Task run_task_;
   Task* stopped_ = nullptr;
   bool run_pending_ = false;
+  bool serving_ = false;
 };
 
 }  // namespace vireo

@@ -15,6 +15,11 @@ constexpr std::uint64_t kRingFeatures = feature_bit(VIRTIO_F_VERSION_1) |
                                         feature_bit(VIRTIO_RING_F_INDIRECT_DESC) |
                                         feature_bit(VIRTIO_RING_F_EVENT_IDX);
 
+/// Who serves queue `index`.
+Reactor* reactor_of(std::span<Reactor* const> reactors, unsigned index) {
+  return reactors.size() == 1 ? reactors[0] : reactors[1 + index % (reactors.size() - 1)];
+}
+
 std::uint32_t page_of(std::uint64_t features, std::uint32_t page) {
   return page < 2 ? static_cast<std::uint32_t>(features >> (32 * page)) : 0;
 }
@@ -48,7 +53,7 @@ VirtioTransport::VirtioTransport(const Context& context)
     slot->config.max_size = max_size;
     slot->handler = &device_.queue_handler(index);
     slot->context = {.index = index,
-                     .reactor = context.reactors[index % context.reactors.size()],
+                     .reactor = reactor_of(context.reactors, index),
                      .interrupts = &interrupts_,
                      .host = this};
     slot->start_task.bind<Slot, &Slot::start>(slot.get());

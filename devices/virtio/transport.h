@@ -32,7 +32,8 @@ class VirtioTransport final : public VirtioHost {
     VirtioDevice& device;
     GuestMemory& memory;
     VirtioInterrupts& interrupts;
-    /// Queue i is served by the reactor i modulo their number; the first is the main thread's.
+    /// The first is the main thread's, which serves the queues only where there is no other: else
+    /// they are dealt to the rest in turn.
     std::span<Reactor* const> reactors;
   };
 

@@ -9,6 +9,7 @@
 // So are the registers of the legacy interface over PCI, for which there is no driver here.
 #define VIRTIO_PCI_NO_LEGACY
 // IWYU pragma: begin_exports
+#include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_mmio.h>
