@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// virtio-blk (virtio 1.2 §5.2): what a disk looks like to its driver. Its requests are served by
+// its queues, its bytes come from a Disk.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "devices/block/block_queue.h"
+#include "devices/virtio/device.h"
+#include "devices/virtio/uapi.h"
+
+namespace vireo {
+
+class BlockDevice final : public VirtioDevice {
+ public:
+  struct Settings {
+    std::string id;  ///< the serial that the driver reads, at most 20 bytes
+    bool readonly = false;
+    bool flush = true;  ///< whether the driver is offered flushes
+    unsigned queues = 1;
+    RateLimitConfig rate_limit;
+  };
+
+  BlockDevice(const Settings& settings, std::unique_ptr<Disk> disk);
+
+  // VirtioDevice.
+  std::uint32_t type() const override { return VIRTIO_ID_BLOCK; }
+  std::uint64_t features() const override { return features_; }
+  std::span<const std::uint16_t> queue_max_sizes() const override { return queue_sizes_; }
+  QueueHandler& queue_handler(unsigned index) override { return *queues_[index]; }
+  std::span<const std::byte> config() const override {
+    return std::as_bytes(std::span(&config_, 1));
+  }
+  void activate(std::uint64_t features) override;
+  void reset() override {}
+
+  const std::string& id() const { return shared_.id; }
+  const Disk& disk() const { return *shared_.disk; }
+  const BlockCounters& counters() const { return shared_.counters; }
+  /// Any thread.
+  RateLimiter& limiter() { return shared_.limiter; }
+
+ private:
+  std::uint64_t features_ = 0;
+  std::vector<std::uint16_t> queue_sizes_;
+  virtio_blk_config config_ = {};
+  BlockShared shared_;
+  std::vector<std::unique_ptr<BlockQueue>> queues_;
+};
+
+}  // namespace vireo

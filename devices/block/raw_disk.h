@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// A disk whose bytes are those of a file or block device, one to one.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include "devices/block/disk.h"
+
+namespace vireo {
+
+class RawDisk final : public Disk {
+ public:
+  explicit RawDisk(DiskFile file) : file_(std::move(file)) {}
+
+  std::uint64_t size() const override { return file_.size; }
+  const BlockLimits& limits() const override { return file_.limits; }
+
+ protected:
+  void begin(DiskOp& op, Ring& ring) override;
+  void proceed(DiskOp& op, Ring& ring, int errnum) override;
+
+ private:
+  void write_zeros(DiskOp& op, Ring& ring);
+
+  const DiskFile file_;
+  // A flush failed: what was written before it may be gone, and the kernel tells so but once.
+  std::atomic<bool> flush_failed_ = false;
+};
+
+}  // namespace vireo
