@@ -48,6 +48,7 @@ class DiskOp {
   // For the disk: where it is, and what it can do next. One at a time; Disk::proceed() at its end.
   unsigned step = 0;
   std::uint64_t position = 0;
+  std::vector<std::byte> scratch;
 
   /// `length` bytes of `file` at `file_offset`, from or to the pieces from their byte `from` on. A
   /// file that ends before is EIO.
@@ -112,6 +113,9 @@ class Disk {
   virtual const BlockLimits& limits() const = 0;
   /// Whether all its operations have to be on one reactor.
   virtual bool one_reactor() const { return false; }
+  /// Whether it holds back what a last flush would write, for want of which it would be lost with
+  /// this process.
+  virtual bool wants_flush() const { return false; }
 
   /// Begins `op`. Its callback runs on this thread, maybe before this returns.
   void start(DiskOp& op, Ring& ring) {

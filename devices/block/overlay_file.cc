@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/block/overlay_file.h"
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <fmt/core.h>
+
+#include "src/base/endian.h"
+#include "src/base/fd_path.h"
+#include "src/base/log.h"
+
+namespace vireo {
+
+namespace {
+
+constexpr std::array<char, 8> kMagic = {'V', 'I', 'R', 'E', 'O', 'O', 'V', 'L'};
+constexpr std::uint32_t kVersion = 1;
+constexpr std::uint64_t kMapOffset = 2 * sizeof(OverlayHeaderPage);
+/// A disk may grow to so many times its size without the map getting in the way.
+constexpr std::uint64_t kGrowth = 4;
+/// Larger disks are not to be had: their offsets in the file would be beyond any file system's.
+constexpr std::uint64_t kSizeMax = std::uint64_t{1} << 50;
+
+struct WireHeader {
+  std::array<char, 8> magic;
+  le64 checksum;  ///< XXH3, 64 bits, of the page from here on
+  le32 version;
+  le32 cloned;
+  le64 sequence;
+  le64 size;
+  le64 map_offset;
+  le64 map_size;
+  le64 data_offset;
+  le64 base_size;
+  le64 base_mtime_ns;
+  le32 base_path_size;
+  std::array<char, 3072> base_path;
+};
+static_assert(sizeof(WireHeader) <= sizeof(OverlayHeaderPage));
+
+std::uint64_t checksum_of(const OverlayHeaderPage& page) {
+  const auto bytes = std::span(page).subspan(offsetof(WireHeader, version));
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+std::uint64_t round_up(std::uint64_t number, std::uint64_t unit) {
+  return (number + unit - 1) / unit * unit;
+}
+
+std::uint64_t blocks_of(std::uint64_t size) {
+  return round_up(size, kOverlayBlock) / kOverlayBlock;
+}
+
+std::unexpected<Error> not_an_overlay(const std::string& why) {
+  return fail(ErrorCode::kBadInput, "no overlay of vireo's: " + why);
+}
+
+OverlayHeader header_for(const OverlayBase& base) {
+  OverlayHeader header = {.sequence = 1,
+                          .size = base.size,
+                          .map_offset = kMapOffset,
+                          .base_size = base.size,
+                          .base_mtime_ns = base.mtime_ns,
+                          .base_path = base.path.substr(0, sizeof(WireHeader::base_path))};
+  header.map_size = round_up(blocks_of(base.size * kGrowth) / 8 + 1, BlockMap::kPageSize);
+  header.data_offset = header.map_offset + header.map_size;
+  return header;
+}
+
+Result<> write_at(int fd, std::span<const std::byte> bytes, std::uint64_t offset) {
+  const ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+  if (written == static_cast<ssize_t>(bytes.size())) {
+    return {};
+  }
+  return fail_errno(written < 0 ? errno : ENOSPC, "writing its header");
+}
+
+/// All of `base` as the data, without a copy. False where the file systems cannot.
+bool clone_base(int fd, const OverlayHeader& header, const DiskFile& base) {
+  const file_clone_range range = {.src_fd = base.fd.get(),
+                                  .src_offset = 0,
+                                  .src_length = 0,  // to its end
+                                  .dest_offset = header.data_offset};
+  return !base.block_device && ::ioctl(fd, FICLONERANGE, &range) == 0;
+}
+
+Result<> fill_new_overlay(int fd, OverlayHeader header, const DiskFile& base) {
+  header.cloned = clone_base(fd, header, base);
+  if (::ftruncate(fd, static_cast<off_t>(header.data_offset + header.size)) < 0) {
+    return fail_errno(errno, "making it");
+  }
+  TRY(write_at(fd, encode_overlay_header(header), 0));
+  if (::fsync(fd) < 0) {
+    return fail_errno(errno, "fsync");
+  }
+  return {};
+}
+
+std::string directory_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
+
+Result<OverlayHeader> read_header(int fd) {
+  std::optional<OverlayHeader> newest;
+  std::optional<Error> reason;
+  for (std::uint64_t slot = 0; slot < 2; ++slot) {
+    OverlayHeaderPage page = {};
+    TRY(read_full_at(fd, page, slot * sizeof(page)));
+    auto header = decode_overlay_header(page);
+    if (header && (!newest || header->sequence > newest->sequence)) {
+      newest = std::move(*header);
+    } else if (!header && slot == 0) {
+      reason = std::move(header).error();
+    }
+  }
+  if (!newest) {
+    return std::unexpected(std::move(*reason));
+  }
+  return std::move(*newest);
+}
+
+}  // namespace
+
+OverlayHeaderPage encode_overlay_header(const OverlayHeader& header) {
+  WireHeader wire = {.magic = kMagic,
+                     .checksum = 0,
+                     .version = kVersion,
+                     .cloned = header.cloned ? 1U : 0U,
+                     .sequence = header.sequence,
+                     .size = header.size,
+                     .map_offset = header.map_offset,
+                     .map_size = header.map_size,
+                     .data_offset = header.data_offset,
+                     .base_size = header.base_size,
+                     .base_mtime_ns = static_cast<std::uint64_t>(header.base_mtime_ns),
+                     .base_path_size = static_cast<std::uint32_t>(header.base_path.size()),
+                     .base_path = {}};
+  CHECK(header.base_path.size() <= wire.base_path.size());
+  std::ranges::copy(header.base_path, wire.base_path.begin());
+  OverlayHeaderPage page = {};
+  std::memcpy(page.data(), &wire, sizeof(wire));
+  wire.checksum = checksum_of(page);
+  std::memcpy(page.data(), &wire, sizeof(wire));
+  return page;
+}
+
+Result<OverlayHeader> decode_overlay_header(const OverlayHeaderPage& page) {
+  WireHeader wire;
+  std::memcpy(&wire, page.data(), sizeof(wire));
+  if (wire.magic != kMagic) {
+    return not_an_overlay("it does not begin as one");
+  }
+  if (wire.version > kVersion) {
+    return not_an_overlay(fmt::format("its format, {}, is newer than this program's, {}",
+                                      std::uint32_t{wire.version}, kVersion));
+  }
+  if (wire.checksum != checksum_of(page)) {
+    return not_an_overlay("its header is damaged");
+  }
+  OverlayHeader header = {
+      .sequence = wire.sequence,
+      .size = wire.size,
+      .map_offset = wire.map_offset,
+      .map_size = wire.map_size,
+      .data_offset = wire.data_offset,
+      .cloned = wire.cloned != 0,
+      .base_size = wire.base_size,
+      .base_mtime_ns = static_cast<std::int64_t>(std::uint64_t{wire.base_mtime_ns}),
+      .base_path = {}};
+  const bool sound = header.size > 0 && header.size <= kSizeMax && header.base_size <= kSizeMax &&
+                     header.size % 512 == 0 && header.map_offset == kMapOffset &&
+                     header.map_size % BlockMap::kPageSize == 0 && header.map_size <= kSizeMax &&
+                     header.map_size * 8 >= blocks_of(header.size) &&
+                     header.data_offset >= header.map_offset + header.map_size &&
+                     header.data_offset <= kSizeMax && header.data_offset % kOverlayBlock == 0 &&
+                     wire.base_path_size <= wire.base_path.size();
+  if (!sound) {
+    return not_an_overlay("its header contradicts itself");
+  }
+  header.base_path.assign(wire.base_path.data(), wire.base_path_size);
+  return header;
+}
+
+Result<OverlayBase> overlay_base_of(const std::string& path, const DiskFile& base) {
+  struct stat status = {};
+  if (::fstat(base.fd.get(), &status) < 0) {
+    return fail_errno(errno, path);
+  }
+  return OverlayBase{.path = path,
+                     .size = base.size,
+                     .mtime_ns = status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec};
+}
+
+Result<> make_overlay(const std::string& path, const OverlayBase& base, const DiskFile& base_file) {
+  const std::string temporary = fmt::format("{}.new-{}", path, ::getpid());
+  ::unlink(temporary.c_str());  // of a process that had this number and was killed
+  TRY_ASSIGN(const UniqueFd fd, open_file(temporary, O_RDWR | O_CREAT | O_EXCL, 0644));
+  Result<> made = fill_new_overlay(fd.get(), header_for(base), base_file);
+  if (made &&
+      ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) < 0 &&
+      errno != EEXIST) {
+    made = fail_errno(errno, "renaming it");
+  }
+  ::unlink(temporary.c_str());  // gone already, unless something went wrong or another was faster
+  if (!made) {
+    return std::unexpected(std::move(made).error().context(path));
+  }
+  TRY_ASSIGN(const UniqueFd directory, open_file(directory_of(path), O_RDONLY | O_DIRECTORY));
+  if (::fsync(directory.get()) < 0) {
+    return fail_errno(errno, path + ": syncing its directory");
+  }
+  return {};
+}
+
+Result<OverlayFile> open_overlay(const std::string& path, bool writable) {
+  TRY_ASSIGN(DiskFile file, open_disk_file(path, {.writable = writable}));
+  auto header = read_header(file.fd.get());
+  if (!header) {
+    return std::unexpected(std::move(header).error().context(path));
+  }
+  if (file.size < header->data_offset + header->size) {
+    return fail(ErrorCode::kBadInput, path + ": it was cut short: its data ends before the disk");
+  }
+  TRY_ASSIGN(BlockMap map, BlockMap::create(blocks_of(header->size)));
+  if (Result<> loaded = map.load(file.fd.get(), header->map_offset); !loaded) {
+    return std::unexpected(std::move(loaded).error().context(path));
+  }
+  return OverlayFile{.file = std::move(file), .header = std::move(*header), .map = std::move(map)};
+}
+
+Result<> check_overlay_base(const OverlayHeader& header, const OverlayBase& base) {
+  if (base.size != header.base_size) {
+    return fail(
+        ErrorCode::kBadInput,
+        fmt::format("its base had {} bytes and not {}, as {} has now: give it the base that "
+                    "it was made over ({})",
+                    header.base_size, base.size, base.path, header.base_path));
+  }
+  if (base.mtime_ns != header.base_mtime_ns) {
+    log_warn("block",
+             "{} was touched since overlays were made over it: should its contents have changed, "
+             "they are of no use any more",
+             base.path);
+  }
+  return {};
+}
+
+Result<> update_overlay_header(OverlayFile& overlay) {
+  ++overlay.header.sequence;
+  const std::uint64_t slot = 1 - overlay.header.sequence % 2;  // the first has the odd ones
+  TRY(write_at(overlay.file.fd.get(), encode_overlay_header(overlay.header),
+               slot * sizeof(OverlayHeaderPage)));
+  if (::fdatasync(overlay.file.fd.get()) < 0) {
+    return fail_errno(errno, "fdatasync");
+  }
+  return {};
+}
+
+}  // namespace vireo
