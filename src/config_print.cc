@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// A configuration as TOML and as JSON, every default filled in.
+#include <array>
+#include <charconv>
+#include <map>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fmt/core.h>
+
+#include "src/config.h"
+#include "src/toml.h"
+
+namespace vireo {
+
+namespace {
+
+std::string hex_uuid(const std::array<std::uint8_t, 16>& uuid) {
+  std::string text;
+  for (std::size_t i = 0; i < uuid.size(); ++i) {
+    text += i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "";
+    text += fmt::format("{:02x}", uuid[i]);
+  }
+  return text;
+}
+
+toml::table machine_table(const MachineConfig& machine) {
+  constexpr std::array kHugePages = {"off", "transparent", "2M", "1G"};
+  constexpr std::array kTransports = {"auto", "mmio", "pci"};
+  const arch::CpuTopology topology = resolved_topology(machine);
+  toml::array features;
+  for (const std::string& feature : machine.cpu_features) {
+    features.push_back(feature);
+  }
+  toml::table table{
+      {"cpus", static_cast<std::int64_t>(machine.cpus)},
+      {"topology", toml::table{{"sockets", static_cast<std::int64_t>(topology.sockets)},
+                               {"cores", static_cast<std::int64_t>(topology.cores)},
+                               {"threads", static_cast<std::int64_t>(topology.threads)}}},
+      {"memory", format_size(machine.memory_bytes)},
+      {"hugepages", kHugePages.at(std::to_underlying(machine.huge_pages))},
+      {"mergeable", machine.mergeable},
+      {"prefault", machine.prefault},
+      {"cpu_features", features},
+      {"transport", kTransports.at(std::to_underlying(machine.transport))},
+      {"io_threads", 0},
+      {"on_reboot", machine.on_reboot == OnReboot::kExit ? "exit" : "restart"},
+      {"track_dirty", false},
+  };
+  if (machine.uuid) {
+    table.insert("uuid", hex_uuid(*machine.uuid));
+  }
+  return table;
+}
+
+toml::table boot_table(const BootOptions& boot) {
+  toml::table table{
+      {"kernel", boot.kernel},
+      {"cache", boot.cache},
+      {"unpack", boot.unpack ? "auto" : "off"},
+      {"kaslr", boot.kaslr ? "auto" : "off"},
+      {"append", boot.append},
+  };
+  if (!boot.initramfs.empty()) {
+    table.insert("initramfs", boot.initramfs);
+  }
+  if (boot.cmdline) {
+    table.insert("cmdline", *boot.cmdline);
+  }
+  return table;
+}
+
+std::string ready_when(const ReadyConfig& ready) {
+  switch (ready.when) {
+    case ReadyConfig::When::kStarted:
+      return "started";
+    case ReadyConfig::When::kSerial:
+      return "serial:" + ready.text;
+    case ReadyConfig::When::kMark:
+      return fmt::format("mark:{}", ready.mark);
+  }
+  std::unreachable();
+}
+
+std::string cpu_list(const std::vector<unsigned>& cpus) {
+  std::string text;
+  for (std::size_t i = 0; i < cpus.size(); ++i) {
+    std::size_t last = i;
+    while (last + 1 < cpus.size() && cpus[last + 1] == cpus[last] + 1) {
+      ++last;
+    }
+    text += text.empty() ? "" : ",";
+    text += last == i ? fmt::format("{}", cpus[i]) : fmt::format("{}-{}", cpus[i], cpus[last]);
+    i = last;
+  }
+  return text;
+}
+
+/// Numbers of cgroup files as their keys have them.
+void add_cgroup_limits(toml::table& table, const std::map<std::string, std::string>& files) {
+  for (const auto& [file, value] : files) {
+    std::uint64_t number = 0;
+    std::from_chars(value.data(), value.data() + value.size(), number);
+    if (file == "memory.max") {
+      table.insert("memory_max", format_size(number));
+    } else if (file == "cpu.max") {
+      table.insert("cpu_quota", fmt::format("{}%", number / 1000));
+    } else if (file == "io.max") {
+      table.insert("io_max", value);
+    } else {
+      table.insert(file == "cpu.weight" ? "cpu_weight" : "pids_max",
+                   static_cast<std::int64_t>(number));
+    }
+  }
+}
+
+toml::table rate_limit_table(const RateLimitConfig& limit) {
+  toml::table table;
+  if (limit.bandwidth) {
+    toml::table bucket{{"size", format_size(limit.bandwidth->size)},
+                       {"refill", format_duration(limit.bandwidth->refill_ns)}};
+    if (limit.bandwidth->burst > 0) {
+      bucket.insert("burst", format_size(limit.bandwidth->burst));
+    }
+    table.insert("bandwidth", bucket);
+  }
+  if (limit.ops) {
+    toml::table bucket{{"size", static_cast<std::int64_t>(limit.ops->size)},
+                       {"refill", format_duration(limit.ops->refill_ns)}};
+    if (limit.ops->burst > 0) {
+      bucket.insert("burst", static_cast<std::int64_t>(limit.ops->burst));
+    }
+    table.insert("ops", bucket);
+  }
+  return table;
+}
+
+toml::table limits_table(const LimitsConfig& limits) {
+  toml::table table{{"core_scheduling", limits.core_scheduling}};
+  toml::array affinity;
+  for (const std::vector<unsigned>& cpus : limits.cpu_affinity) {
+    affinity.push_back(cpu_list(cpus));
+  }
+  if (!affinity.empty()) {
+    table.insert("cpu_affinity", affinity);
+  }
+  if (!limits.cgroup.empty()) {
+    table.insert("cgroup", limits.cgroup);
+  }
+  add_cgroup_limits(table, limits.cgroup_files);
+  toml::table rlimits;
+  const auto text = [](std::uint64_t limit) {
+    return limit == ~std::uint64_t{0} ? std::string("unlimited") : fmt::format("{}", limit);
+  };
+  for (const auto& [name, limit] : limits.rlimits) {
+    rlimits.insert(name, fmt::format("{}:{}", text(limit.soft), text(limit.hard)));
+  }
+  if (!rlimits.empty()) {
+    table.insert("rlimits", rlimits);
+  }
+  return table;
+}
+
+toml::table to_table(const Config& config) {
+  constexpr std::array kModes = {"stdio", "file", "pty", "unix", "null"};
+  constexpr std::array kLevels = {"trace", "debug", "info", "warn", "error", "off"};
+  toml::table labels;
+  for (const auto& [key, text] : config.labels) {
+    labels.insert(key, text);
+  }
+  toml::table serial{{"mode", kModes.at(std::to_underlying(config.serial.mode))},
+                     {"append", config.serial.append}};
+  toml::table process{{"boot_timer", config.process.boot_timer}};
+  toml::table log{{"level", kLevels.at(std::to_underlying(config.log.level))},
+                  {"format", config.log.format == LogFormat::kText ? "text" : "json"}};
+  const auto add = [](toml::table& table, std::string_view key, const std::string& text) {
+    if (!text.empty()) {
+      table.insert(key, text);
+    }
+  };
+  add(serial, "path", config.serial.path);
+  add(process, "pid_file", config.process.pid_file);
+  add(process, "notify", config.process.notify);
+  add(process, "timeline", config.process.timeline);
+  add(process, "profile", config.process.profile);
+  add(log, "file", config.log.file);
+  toml::table root{{"machine", machine_table(config.machine)},
+                   {"boot", boot_table(config.boot)},
+                   {"serial", serial},
+                   {"process", process},
+                   {"log", log},
+                   {"ready", toml::table{{"when", ready_when(config.ready)},
+                                         {"timeout", format_duration(config.ready.timeout_ns)}}},
+                   {"sandbox", toml::table{{"enabled", config.sandbox.enabled}}},
+                   {"limits", limits_table(config.limits)}};
+  if (config.rng) {
+    toml::table rng;
+    if (toml::table limit = rate_limit_table(config.rng->rate_limit); !limit.empty()) {
+      rng.insert("rate_limit", limit);
+    }
+    root.insert("rng", rng);
+  }
+  if (!config.control_path.empty()) {
+    root.insert("control", toml::table{{"path", config.control_path}});
+  }
+  if (!config.metrics_path.empty()) {
+    root.insert("metrics", toml::table{{"path", config.metrics_path}});
+  }
+  add(root, "name", config.name);
+  add(root, "namespace", config.namespace_label);
+  if (!labels.empty()) {
+    root.insert("labels", labels);
+  }
+  return root;
+}
+
+}  // namespace
+
+std::string to_toml(const Config& config) {
+  std::ostringstream text;
+  // Strings of the other kinds lose a line feed that they begin with.
+  using Flags = toml::format_flags;
+  text << toml::toml_formatter(to_table(config), toml::toml_formatter::default_flags &
+                                                     ~(Flags::allow_literal_strings |
+                                                       Flags::allow_multi_line_strings))
+       << '\n';
+  return text.str();
+}
+
+std::string to_json(const Config& config) {
+  std::ostringstream text;
+  text << toml::json_formatter(to_table(config));
+  return text.str();
+}
+
+}  // namespace vireo
