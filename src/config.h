@@ -107,6 +107,12 @@ Result<> read_config_text(std::string_view text, const std::string& path, Config
 Result<> set_config_option(Config& config, std::string_view key, std::string_view option,
                            std::string_view text);
 
+/// Sets keys of one table from a device option's text, "key=value,…": a word without = is a flag,
+/// and ",," a comma within a value. `first`: the key of a first word without =, where it has one.
+/// Errors: kUsage, beginning with the option's name.
+Result<> set_table_option(Config& config, std::string_view table, std::string_view option,
+                          std::string_view text, std::string_view first = {});
+
 /// Checks what concerns several keys at once; to be called when all have been set.
 Result<> validate(const Config& config);
 

@@ -5,6 +5,8 @@
 #include <array>
 #include <charconv>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include <fmt/core.h>
 
@@ -356,7 +358,7 @@ constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"limits.pids_max", set_pids_max},
     {"limits.io_max", set_io_max},
     {"limits.rlimits", set_rlimits},
-    {"rng", set_rng, true},
+    {"rng", set_rng, ConfigKey::Kind::kTable},
     {"rng.rate_limit.bandwidth.size", set_rng_tokens<kBandwidth, &TokenBucketConfig::size>},
     {"rng.rate_limit.bandwidth.refill", set_rng_refill<kBandwidth>},
     {"rng.rate_limit.bandwidth.burst", set_rng_tokens<kBandwidth, &TokenBucketConfig::burst>},
@@ -391,6 +393,27 @@ constexpr auto kKeys = [] {
   return all;
 }();
 
+/// Longer names are no slips of the pen: no key is looked for that is like them.
+constexpr std::size_t kHintMax = 64;
+/// A wrong, a missing and an exchanged letter are slips; more is another word.
+constexpr std::size_t kHintDistance = 2;
+
+std::size_t edit_distance(std::string_view left, std::string_view right) {
+  std::vector<std::size_t> row(right.size() + 1);
+  for (std::size_t j = 0; j <= right.size(); ++j) {
+    row[j] = j;
+  }
+  for (std::size_t i = 1; i <= left.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i);
+    for (std::size_t j = 1; j <= right.size(); ++j) {
+      const std::size_t replace = diagonal + (left[i - 1] == right[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replace, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[right.size()];
+}
+
 }  // namespace
 
 std::span<const ConfigKey> config_keys() {
@@ -402,12 +425,26 @@ const ConfigKey* find_config_key(std::string_view path) {
   return found == kKeys.end() ? nullptr : found;
 }
 
-Result<> set_config_option(Config& config, std::string_view key, std::string_view option,
-                           std::string_view text) {
-  const ConfigKey* const found = find_config_key(key);
-  CHECK(found != nullptr && found->set != nullptr);
-  return found->set(
-      ConfigValue(ConfigValue::OptionText{text}, std::string(option), ErrorCode::kUsage), config);
+bool is_config_table(std::string_view path) {
+  return std::ranges::any_of(kKeys, [path](const ConfigKey& key) {
+    return key.path.size() > path.size() && key.path.starts_with(path) &&
+           key.path[path.size()] == '.';
+  });
+}
+
+std::string unknown_key(std::string_view path, std::string_view table) {
+  std::string text = "unknown key " + quoted(path.substr(table.size()));
+  if (path.size() > kHintMax) {
+    return text;
+  }
+  const auto distance = [path, table](const ConfigKey& key) {
+    return key.path.starts_with(table) ? edit_distance(key.path, path) : kHintMax;
+  };
+  const auto closest = std::ranges::min_element(config_keys(), {}, distance);
+  if (distance(*closest) <= kHintDistance) {
+    text += fmt::format("; did you mean \"{}\"?", closest->path.substr(table.size()));
+  }
+  return text;
 }
 
 }  // namespace vireo

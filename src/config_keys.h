@@ -3,7 +3,9 @@
 // go through it.
 #pragma once
 
+#include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "src/base/error.h"
@@ -13,16 +15,24 @@
 namespace vireo {
 
 struct ConfigKey {
+  enum class Kind : std::uint8_t {
+    kValue,
+    kTable,  ///< means something even when it is empty; its keys follow
+  };
   std::string_view path;  ///< "machine.cpus"
   /// Null: the key belongs to a later version, and is refused by name.
   Result<> (*set)(const ConfigValue&, Config&) = nullptr;
-  /// A table that means something even when it is empty; its keys follow.
-  bool section = false;
+  Kind kind = Kind::kValue;
 };
 
 /// Every key of the configuration file, those of later versions included.
 std::span<const ConfigKey> config_keys();
 /// The key of this name, or nullptr.
 const ConfigKey* find_config_key(std::string_view path);
+/// Whether there are keys within a table of this name.
+bool is_config_table(std::string_view path);
+/// What there is to say of a name that is no key, with the one it resembles. `table` ("disk.", or
+/// empty) is known to the reader, who is told what stands behind it.
+std::string unknown_key(std::string_view path, std::string_view table = {});
 
 }  // namespace vireo

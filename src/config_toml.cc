@@ -26,10 +26,6 @@ constexpr std::uint64_t kFileMax = std::uint64_t{1} << 20;
 
 /// More parts than any key has. toml++ makes a table for each, and ends them by recursion.
 constexpr int kKeyPartsMax = 32;
-/// Longer names are no slips of the pen: no key is looked for that is like them.
-constexpr std::size_t kHintMax = 64;
-/// A wrong, a missing and an exchanged letter are slips; more is another word.
-constexpr std::size_t kHintDistance = 2;
 
 /// Walks over a text as TOML sees it: what is in strings and comments does not count.
 class Scanner {
@@ -86,35 +82,6 @@ class Scanner {
   std::string_view text_;
   std::size_t at_ = 0;
 };
-
-std::size_t edit_distance(std::string_view left, std::string_view right) {
-  std::vector<std::size_t> row(right.size() + 1);
-  for (std::size_t j = 0; j <= right.size(); ++j) {
-    row[j] = j;
-  }
-  for (std::size_t i = 1; i <= left.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= right.size(); ++j) {
-      const std::size_t replace = diagonal + (left[i - 1] == right[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replace, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[right.size()];
-}
-
-std::string unknown_key(std::string_view path) {
-  std::string text = "unknown key " + quoted(path);
-  if (path.size() > kHintMax) {
-    return text;
-  }
-  const auto closest = std::ranges::min_element(
-      config_keys(), {}, [path](const ConfigKey& key) { return edit_distance(key.path, path); });
-  if (edit_distance(closest->path, path) <= kHintDistance) {
-    text += fmt::format("; did you mean \"{}\"?", closest->path);
-  }
-  return text;
-}
 
 ConfigValue::Content list_of(const toml::array& array) {
   ConfigValue::Texts texts;
@@ -180,21 +147,18 @@ class FileReader {
       TRY(exact->set(
           ConfigValue(content_of(node), fmt::format("{}: {}", place, path), ErrorCode::kConfig),
           config_));
-      if (!exact->section) {
+      if (exact->kind == ConfigKey::Kind::kValue) {
         return {};
       }
     }
-    const std::string prefix = path + ".";
-    const bool section = std::ranges::any_of(
-        config_keys(), [&prefix](const ConfigKey& key) { return key.path.starts_with(prefix); });
-    if (!section) {
+    if (!is_config_table(path)) {
       return fail(ErrorCode::kConfig, fmt::format("{}: {}", place, unknown_key(path)));
     }
     const auto* const table = node.as_table();
     if (table == nullptr) {
       return fail(ErrorCode::kConfig, fmt::format("{}: {}: wants a table", place, path));
     }
-    return read_table(*table, prefix);
+    return read_table(*table, path + ".");
   }
 
   const std::string& file_;

@@ -92,7 +92,7 @@ Result<std::string> ConfigValue::string() const {
   } else if (const auto* const typed = std::get_if<std::string>(&content_)) {
     text = *typed;
   } else {
-    return wrong("wants text in quotes");
+    return wrong(is_flag_word() ? "wants a value behind a =" : "wants text in quotes");
   }
   if (has_nul(text)) {
     return wrong("holds a NUL byte");
@@ -105,6 +105,9 @@ Result<std::string> ConfigValue::string() const {
 }
 
 Result<bool> ConfigValue::boolean() const {
+  if (is_flag_word()) {
+    return true;
+  }
   if (const auto* const typed = std::get_if<bool>(&content_)) {
     return *typed;
   }

@@ -26,12 +26,14 @@ class ConfigValue {
   struct OptionText {
     std::string_view text;
   };
+  /// A word of a device option that has no value: a flag that is set.
+  struct FlagWord {};
   using Texts = std::vector<std::string>;
   using TextTable = std::map<std::string, std::string>;
   /// What no key takes: numbers with a point, dates, mixed lists.
   struct Other {};
   using Content =
-      std::variant<OptionText, std::string, bool, std::int64_t, Texts, TextTable, Other>;
+      std::variant<OptionText, FlagWord, std::string, bool, std::int64_t, Texts, TextTable, Other>;
 
   /// `where` begins each error: "vm.toml:3: machine.cpus", or the option's name.
   ConfigValue(Content content, std::string where, ErrorCode code);
@@ -58,6 +60,8 @@ class ConfigValue {
   Result<TextTable> text_table() const;
 
  private:
+  bool is_flag_word() const { return std::holds_alternative<FlagWord>(content_); }
+
   Content content_;
   std::string where_;
   ErrorCode code_;

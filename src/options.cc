@@ -25,29 +25,6 @@ constexpr std::array kLaterOptions = {"--disk", "--volume",  "--net",   "--vsock
 constexpr std::array<std::string_view, 7> kLaterCommands = {"restore", "serve", "fork",    "exec",
                                                             "shell",   "cp",    "snapshot"};
 
-/// --serial MODE[,path=PATH][,append]; each word once.
-Result<> set_serial(Config& config, std::string_view text) {
-  const std::size_t comma = text.find(',');
-  std::string_view mode = text.substr(0, comma);
-  mode.remove_prefix(mode.starts_with("mode=") ? 5 : 0);
-  TRY(set_config_option(config, "serial.mode", "--serial", mode));
-  for (std::size_t at = comma; at != std::string_view::npos;) {
-    const std::size_t begin = at + 1;
-    at = text.find(',', begin);
-    const std::string_view word = text.substr(begin, at - begin);
-    if (word.starts_with("path=") && config.serial.path.empty()) {
-      TRY(set_config_option(config, "serial.path", "--serial: path", word.substr(5)));
-    } else if (word == "append" && !config.serial.append) {
-      config.serial.append = true;
-    } else {
-      return fail(ErrorCode::kUsage, fmt::format("--serial: unknown or repeated word {}; it takes "
-                                                 "MODE[,path=PATH][,append]",
-                                                 quoted(word)));
-    }
-  }
-  return {};
-}
-
 std::string statuses_of(const manual::Command& command) {
   std::string text;
   for (const manual::ExitStatus& status : command.statuses) {
@@ -130,7 +107,7 @@ Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config)
       TRY(set_config_option(config, option.key, option.name, parsed.flags[i] ? "true" : "false"));
     } else if (std::string_view(option.name) == "--serial") {
       config.serial = {};
-      TRY(set_serial(config, parsed.values[i]));
+      TRY(set_table_option(config, "serial", option.name, parsed.values[i], "mode"));
     } else {
       TRY(set_config_option(config, option.key, option.name, parsed.values[i]));
     }

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys as options of the command line set them.
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fmt/core.h>
+
+#include "src/config.h"
+#include "src/config_keys.h"
+#include "src/config_value.h"
+
+namespace vireo {
+
+namespace {
+
+/// One word of a device option.
+struct Word {
+  std::string key;
+  std::optional<std::string> value;  ///< none: a flag
+};
+
+/// "id=data,path=a,,b,readonly" as its words: two commas are one that belongs to the word.
+std::vector<Word> split_words(std::string_view text) {
+  std::vector<std::string> words(1);
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == ',' && !text.substr(i + 1).starts_with(',')) {
+      words.emplace_back();
+      continue;
+    }
+    words.back() += text[i];
+    if (text[i] == ',') {
+      ++i;
+    }
+  }
+  std::vector<Word> split;
+  for (const std::string& word : words) {
+    const std::size_t equals = word.find('=');
+    split.push_back({.key = word.substr(0, equals), .value = std::nullopt});
+    if (equals != std::string::npos) {
+      split.back().value = word.substr(equals + 1);
+    }
+  }
+  return split;
+}
+
+}  // namespace
+
+Result<> set_config_option(Config& config, std::string_view key, std::string_view option,
+                           std::string_view text) {
+  const ConfigKey* const found = find_config_key(key);
+  CHECK(found != nullptr && found->set != nullptr);
+  return found->set(
+      ConfigValue(ConfigValue::OptionText{text}, std::string(option), ErrorCode::kUsage), config);
+}
+
+Result<> set_table_option(Config& config, std::string_view table, std::string_view option,
+                          std::string_view text, std::string_view first) {
+  std::vector<Word> words = split_words(text);
+  if (!first.empty() && !words.front().value) {
+    words.front().value = std::exchange(words.front().key, first);
+  }
+  const std::string prefix = fmt::format("{}.", table);
+  for (auto word = words.begin(); word != words.end(); ++word) {
+    const std::string path = prefix + word->key;
+    const ConfigKey* const key = find_config_key(path);
+    if (key == nullptr) {
+      return fail(ErrorCode::kUsage, fmt::format("{}: {}", option, unknown_key(path, prefix)));
+    }
+    const std::string where = fmt::format("{}: {}", option, word->key);
+    if (std::ranges::find(words.begin(), word, word->key, &Word::key) != word) {
+      return fail(ErrorCode::kUsage, where + ": given twice; wants to be given once");
+    }
+    ConfigValue::Content content = ConfigValue::FlagWord();
+    if (word->value) {
+      content = ConfigValue::OptionText{*word->value};
+    }
+    TRY(key->set(ConfigValue(std::move(content), where, ErrorCode::kUsage), config));
+  }
+  return {};
+}
+
+}  // namespace vireo
