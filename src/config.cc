@@ -4,11 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <utility>
 
 #include <fmt/core.h>
 
-#include "src/base/fd_path.h"
+#include "arch/x86_64/layout.h"
 
 namespace vireo {
 
@@ -28,7 +27,20 @@ constexpr std::array<DurationUnit, 5> kDurationUnits = {{{"h", 3'600'000'000'000
 }  // namespace
 
 bool over_pci(const Config& config) {
-  return config.machine.transport == Transport::kPci;
+  if (config.machine.transport != Transport::kAuto) {
+    return config.machine.transport == Transport::kPci;
+  }
+  // One line of these is the machine's own.
+  constexpr std::size_t kLines = layout::kLastGsi - layout::kFirstDeviceGsi;
+  const std::size_t devices = config.disks.size() + config.volumes.size() +
+                              (config.cloud_init ? 1 : 0) + (config.rng ? 1 : 0);
+  return devices > kLines || std::ranges::any_of(config.disks, [&config](const DiskConfig& disk) {
+           return resolved_queues(disk, config.machine) > 1;
+         });
+}
+
+unsigned resolved_queues(const DiskConfig& disk, const MachineConfig& machine) {
+  return disk.queues == 0 ? machine.cpus : disk.queues;
 }
 
 std::optional<std::uint64_t> parse_duration(std::string_view text) {
@@ -85,69 +97,6 @@ std::string format_size(std::uint64_t bytes) {
 arch::CpuTopology resolved_topology(const MachineConfig& machine) {
   return machine.topology.value_or(
       arch::CpuTopology{.sockets = 1, .cores = machine.cpus, .threads = 1});
-}
-
-namespace {
-
-Result<> validate_rate_limit(const RateLimitConfig& limit, std::string_view key) {
-  for (const auto& [name, bucket] :
-       {std::pair("bandwidth", limit.bandwidth), std::pair("ops", limit.ops)}) {
-    if (bucket && (bucket->size == 0 || bucket->refill_ns == 0)) {
-      return fail(ErrorCode::kConfig, fmt::format("{}.{}: wants both size and refill", key, name));
-    }
-  }
-  return {};
-}
-
-}  // namespace
-
-Result<> validate(const Config& config) {
-  if (config.rng) {
-    TRY(validate_rate_limit(config.rng->rate_limit, "rng.rate_limit"));
-  }
-  if (config.boot.kernel.empty()) {
-    return fail(ErrorCode::kConfig,
-                "boot.kernel: missing; name a bzImage or an ELF vmlinux (--kernel PATH)");
-  }
-  const arch::CpuTopology topology = resolved_topology(config.machine);
-  if (topology.sockets * topology.cores * topology.threads != config.machine.cpus) {
-    return fail(
-        ErrorCode::kConfig,
-        fmt::format("machine.topology: {} sockets x {} cores x {} threads are not "
-                    "machine.cpus = {}",
-                    topology.sockets, topology.cores, topology.threads, config.machine.cpus));
-  }
-  const SerialMode mode = config.serial.mode;
-  const bool wants_path = mode == SerialMode::kFile || mode == SerialMode::kUnix;
-  if (wants_path == config.serial.path.empty()) {
-    return fail(ErrorCode::kConfig,
-                wants_path ? "serial.path: missing; modes file and unix want it"
-                           : "serial.path: only modes file and unix take one; remove it");
-  }
-  if (config.serial.append && mode != SerialMode::kFile) {
-    return fail(ErrorCode::kConfig, "serial.append: only mode file takes it; remove it");
-  }
-  if (config.serial.append && is_inherited(config.serial.path)) {
-    return fail(ErrorCode::kConfig,
-                "serial.append: whoever opened the descriptor has chosen it already; remove it");
-  }
-  if (mode == SerialMode::kNull && config.ready.when == ReadyConfig::When::kSerial) {
-    return fail(ErrorCode::kConfig,
-                "ready.when: waits for text on the console, and serial.mode = \"null\" has none; "
-                "wait for a mark, or give the console another mode");
-  }
-  if (config.limits.cgroup.empty() && !config.limits.cgroup_files.empty()) {
-    return fail(ErrorCode::kConfig, fmt::format("limits.cgroup: missing; {} is set in one",
-                                                config.limits.cgroup_files.begin()->first));
-  }
-  const std::vector<std::vector<unsigned>>& affinity = config.limits.cpu_affinity;
-  if (affinity.size() > 1 && affinity.size() != config.machine.cpus) {
-    return fail(ErrorCode::kConfig,
-                fmt::format("limits.cpu_affinity: {} lists for {} vCPUs; wants one for all, or one "
-                            "for each",
-                            affinity.size(), config.machine.cpus));
-  }
-  return {};
 }
 
 }  // namespace vireo

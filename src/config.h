@@ -16,6 +16,7 @@
 #include "devices/legacy/console.h"
 #include "src/base/error.h"
 #include "src/base/log.h"
+#include "src/disk_config.h"
 #include "src/io/rate_limiter.h"
 #include "src/limits.h"
 #include "src/memory/guest_memory.h"
@@ -37,6 +38,7 @@ struct MachineConfig {
   std::optional<std::array<std::uint8_t, 16>> uuid;
   std::vector<std::string> cpu_features;
   Transport transport = Transport::kAuto;
+  unsigned io_threads = 0;  ///< further threads that serve queues
   OnReboot on_reboot = OnReboot::kExit;
 };
 
@@ -92,6 +94,9 @@ struct Config {
   SandboxConfig sandbox;
   LimitsConfig limits;
   std::optional<RngConfig> rng;  ///< none: the guest has no such device
+  std::vector<DiskConfig> disks;
+  std::vector<VolumeConfig> volumes;
+  std::optional<CloudInitConfig> cloud_init;
   std::string control_path;
   std::string metrics_path;
 };
@@ -107,8 +112,9 @@ Result<> read_config_text(std::string_view text, const std::string& path, Config
 Result<> set_config_option(Config& config, std::string_view key, std::string_view option,
                            std::string_view text);
 
-/// Sets keys of one table from a device option's text, "key=value,…": a word without = is a flag,
-/// and ",," a comma within a value. `first`: the key of a first word without =, where it has one.
+/// Sets keys of one table (of a new one, where there may be several) from a device option's text,
+/// "key=value,…": a word without = is a flag, and ",," a comma within a value. `first`: the key of
+/// a first word without =, where it has one.
 /// Errors: kUsage, beginning with the option's name.
 Result<> set_table_option(Config& config, std::string_view table, std::string_view option,
                           std::string_view text, std::string_view first = {});
@@ -122,9 +128,11 @@ std::string to_toml(const Config& config);
 /// The same as JSON.
 std::string to_json(const Config& config);
 
-/// Whether the machine has a PCI bus with its virtio devices on it. Of transport = "auto": no
-/// device so far has several queues, which is when PCI is the better one.
+/// Whether the machine has a PCI bus with its virtio devices on it. Of transport = "auto": where a
+/// device has several queues, or there are more than interrupt lines.
 bool over_pci(const Config& config);
+/// How many queues the disk has in this machine.
+unsigned resolved_queues(const DiskConfig& disk, const MachineConfig& machine);
 
 /// sockets × cores × threads: what is configured, or one socket of single-threaded cores.
 arch::CpuTopology resolved_topology(const MachineConfig& machine);

@@ -11,7 +11,9 @@
 #include <fmt/core.h>
 
 #include "src/base/fd_path.h"
+#include "src/config_disks.h"
 #include "src/config_limits.h"
+#include "src/config_rate_limit.h"
 #include "src/manual/keys.h"
 
 namespace vireo {
@@ -22,8 +24,7 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::uint64_t kMemoryMin = 32 * kMiB;
 constexpr std::uint64_t kMemoryMax = std::uint64_t{1} << 40;
 constexpr unsigned kCpusMax = 64;
-/// Of a rate limit's operations.
-constexpr std::int64_t kTokensMax = std::int64_t{1} << 50;
+constexpr unsigned kIoThreadsMax = 64;
 
 // Setters for plain members.
 template <auto Member, auto Section>
@@ -65,26 +66,18 @@ Result<> only_flag(const ConfigValue& value, Config& /*config*/) {
   return {};
 }
 
-bool is_label_text(std::string_view text) {
-  const auto allowed = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-  };
-  return !text.empty() && text.size() <= 128 && text[0] != '.' && text[0] != '-' &&
-         std::ranges::all_of(text, allowed);
-}
-
+constexpr std::size_t kLabelMax = 128;
 constexpr std::string_view kLabelRule =
     "wants 1 to 128 of A-Z a-z 0-9 . _ -, beginning with none of . -";
 
 Result<> set_name(const ConfigValue& value, Config& config) {
   TRY_ASSIGN(config.name, value.string());
-  return is_label_text(config.name) ? Result<>() : value.wrong(kLabelRule);
+  return is_label(config.name, kLabelMax) ? Result<>() : value.wrong(kLabelRule);
 }
 
 Result<> set_namespace(const ConfigValue& value, Config& config) {
   TRY_ASSIGN(config.namespace_label, value.string());
-  return is_label_text(config.namespace_label) ? Result<>() : value.wrong(kLabelRule);
+  return is_label(config.namespace_label, kLabelMax) ? Result<>() : value.wrong(kLabelRule);
 }
 
 Result<> set_labels(const ConfigValue& value, Config& config) {
@@ -166,9 +159,10 @@ Result<> set_cpu_features(const ConfigValue& value, Config& config) {
   return {};
 }
 
-Result<> set_io_threads(const ConfigValue& value, Config& /*config*/) {
-  TRY_ASSIGN(const std::int64_t count, value.integer(0, kCpusMax));
-  return count == 0 ? Result<>() : value.wrong("other than 0 is not yet supported");
+Result<> set_io_threads(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::int64_t count, value.integer(0, kIoThreadsMax));
+  config.machine.io_threads = static_cast<unsigned>(count);
+  return {};
 }
 
 template <bool BootOptions::* Member>
@@ -272,43 +266,8 @@ Result<> set_rng(const ConfigValue& /*value*/, Config& config) {
   return {};
 }
 
-template <std::optional<TokenBucketConfig> RateLimitConfig::* Bucket>
-TokenBucketConfig& rng_bucket(Config& config) {
-  std::optional<TokenBucketConfig>& bucket = config.rng->rate_limit.*Bucket;
-  return bucket ? *bucket : bucket.emplace();
-}
-constexpr auto kBandwidth = &RateLimitConfig::bandwidth;
-constexpr auto kOps = &RateLimitConfig::ops;
-
-/// Bytes for a bandwidth, a number for operations.
-template <auto Bucket>
-Result<std::uint64_t> tokens(const ConfigValue& value) {
-  if constexpr (Bucket == kBandwidth) {
-    return value.size();
-  } else {
-    TRY_ASSIGN(const std::int64_t count, value.integer(0, kTokensMax));
-    return static_cast<std::uint64_t>(count);
-  }
-}
-
-template <auto Bucket, auto Member>
-Result<> set_rng_tokens(const ConfigValue& value, Config& config) {
-  TRY_ASSIGN(const std::uint64_t count, tokens<Bucket>(value));
-  if (count == 0 && Member == &TokenBucketConfig::size) {
-    return value.wrong("wants more than 0; leave the limit out for none");
-  }
-  rng_bucket<Bucket>(config).*Member = count;
-  return {};
-}
-
-template <auto Bucket>
-Result<> set_rng_refill(const ConfigValue& value, Config& config) {
-  TRY_ASSIGN(const std::uint64_t ns, value.duration());
-  if (ns == 0) {
-    return value.wrong("wants a time above 0");
-  }
-  rng_bucket<Bucket>(config).refill_ns = ns;
-  return {};
+RateLimitConfig& rng_limit(Config& config) {
+  return config.rng->rate_limit;
 }
 
 constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
@@ -359,12 +318,40 @@ constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"limits.io_max", set_io_max},
     {"limits.rlimits", set_rlimits},
     {"rng", set_rng, ConfigKey::Kind::kTable},
-    {"rng.rate_limit.bandwidth.size", set_rng_tokens<kBandwidth, &TokenBucketConfig::size>},
-    {"rng.rate_limit.bandwidth.refill", set_rng_refill<kBandwidth>},
-    {"rng.rate_limit.bandwidth.burst", set_rng_tokens<kBandwidth, &TokenBucketConfig::burst>},
-    {"rng.rate_limit.ops.size", set_rng_tokens<kOps, &TokenBucketConfig::size>},
-    {"rng.rate_limit.ops.refill", set_rng_refill<kOps>},
-    {"rng.rate_limit.ops.burst", set_rng_tokens<kOps, &TokenBucketConfig::burst>},
+    {"rng.rate_limit.bandwidth.size", set_tokens<rng_limit, kBandwidth, &TokenBucketConfig::size>},
+    {"rng.rate_limit.bandwidth.refill", set_refill<rng_limit, kBandwidth>},
+    {"rng.rate_limit.bandwidth.burst",
+     set_tokens<rng_limit, kBandwidth, &TokenBucketConfig::burst>},
+    {"rng.rate_limit.ops.size", set_tokens<rng_limit, kOps, &TokenBucketConfig::size>},
+    {"rng.rate_limit.ops.refill", set_refill<rng_limit, kOps>},
+    {"rng.rate_limit.ops.burst", set_tokens<rng_limit, kOps, &TokenBucketConfig::burst>},
+    {"disk", add_disk, ConfigKey::Kind::kTables},
+    {"disk.id", set_disk_id},
+    {"disk.path", set_disk_path},
+    {"disk.root", set_disk_root},
+    {"disk.partuuid", set_disk_partuuid},
+    {"disk.readonly", set_disk_readonly},
+    {"disk.direct", set_disk_direct},
+    {"disk.cache", set_disk_cache},
+    {"disk.queues", set_disk_queues},
+    {"disk.overlay", set_disk_overlay},
+    {"disk.rate_limit.bandwidth.size",
+     set_tokens<disk_limit, kBandwidth, &TokenBucketConfig::size>},
+    {"disk.rate_limit.bandwidth.refill", set_refill<disk_limit, kBandwidth>},
+    {"disk.rate_limit.bandwidth.burst",
+     set_tokens<disk_limit, kBandwidth, &TokenBucketConfig::burst>},
+    {"disk.rate_limit.ops.size", set_tokens<disk_limit, kOps, &TokenBucketConfig::size>},
+    {"disk.rate_limit.ops.refill", set_refill<disk_limit, kOps>},
+    {"disk.rate_limit.ops.burst", set_tokens<disk_limit, kOps, &TokenBucketConfig::burst>},
+    {"volume", add_volume, ConfigKey::Kind::kTables},
+    {"volume.id", set_volume_id},
+    {"volume.path", set_volume_path},
+    {"volume.size", set_volume_size},
+    {"cloud_init", set_cloud_init, ConfigKey::Kind::kTable},
+    {"cloud_init.seed", set_seed},
+    {"cloud_init.user_data", set_user_data},
+    {"cloud_init.meta_data", set_meta_data},
+    {"cloud_init.network_config", set_network_config},
     {"control.path", set_control},
     {"metrics.path", set_metrics},
     {"sandbox.enabled", set_flag<&SandboxConfig::enabled, &Config::sandbox>},
@@ -373,9 +360,7 @@ static_assert(std::ranges::equal(kKeysOfNow, manual::kKeys, {}, &ConfigKey::path
                                  &manual::Key::path),
               "src/manual/keys.h tells of each key of the table above, in its order");
 
-constexpr auto kKeysOfLater = std::to_array<ConfigKey>({{"disk"},
-                                                        {"volume"},
-                                                        {"cloud_init"},
+constexpr auto kKeysOfLater = std::to_array<ConfigKey>({{"volume.guest_path"},
                                                         {"net"},
                                                         {"port"},
                                                         {"vsock"},

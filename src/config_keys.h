@@ -17,7 +17,8 @@ namespace vireo {
 struct ConfigKey {
   enum class Kind : std::uint8_t {
     kValue,
-    kTable,  ///< means something even when it is empty; its keys follow
+    kTable,   ///< means something even when it is empty; its keys follow
+    kTables,  ///< as many as there shall be: set() adds one, which the keys that follow set
   };
   std::string_view path;  ///< "machine.cpus"
   /// Null: the key belongs to a later version, and is refused by name.

@@ -63,14 +63,24 @@ Result<> set_table_option(Config& config, std::string_view table, std::string_vi
   if (!first.empty() && !words.front().value) {
     words.front().value = std::exchange(words.front().key, first);
   }
+  std::string label(option);
+  const ConfigKey* const tables = find_config_key(table);
+  if (tables != nullptr && tables->kind == ConfigKey::Kind::kTables) {
+    TRY(tables->set(ConfigValue(ConfigValue::FlagWord(), label, ErrorCode::kUsage), config));
+    const auto id = std::ranges::find(words, "id", &Word::key);
+    label += id != words.end() && id->value ? " " + quoted(*id->value) : "";
+  }
   const std::string prefix = fmt::format("{}.", table);
   for (auto word = words.begin(); word != words.end(); ++word) {
     const std::string path = prefix + word->key;
     const ConfigKey* const key = find_config_key(path);
     if (key == nullptr) {
-      return fail(ErrorCode::kUsage, fmt::format("{}: {}", option, unknown_key(path, prefix)));
+      return fail(ErrorCode::kUsage, fmt::format("{}: {}", label, unknown_key(path, prefix)));
     }
-    const std::string where = fmt::format("{}: {}", option, word->key);
+    const std::string where = fmt::format("{}: {}", label, word->key);
+    if (key->set == nullptr) {
+      return fail(ErrorCode::kUsage, where + ": not yet supported; remove it");
+    }
     if (std::ranges::find(words.begin(), word, word->key, &Word::key) != word) {
       return fail(ErrorCode::kUsage, where + ": given twice; wants to be given once");
     }

@@ -3,6 +3,7 @@
 #include <array>
 #include <charconv>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -46,7 +47,7 @@ toml::table machine_table(const MachineConfig& machine) {
       {"prefault", machine.prefault},
       {"cpu_features", features},
       {"transport", kTransports.at(std::to_underlying(machine.transport))},
-      {"io_threads", 0},
+      {"io_threads", static_cast<std::int64_t>(machine.io_threads)},
       {"on_reboot", machine.on_reboot == OnReboot::kExit ? "exit" : "restart"},
       {"track_dirty", false},
   };
@@ -164,6 +165,56 @@ toml::table limits_table(const LimitsConfig& limits) {
   return table;
 }
 
+void add_text(toml::table& table, std::string_view key, const std::string& text) {
+  if (!text.empty()) {
+    table.insert(key, text);
+  }
+}
+
+toml::table disk_table(const DiskConfig& disk) {
+  constexpr std::array kCaches = {"writeback", "unsafe"};
+  toml::table table{{"id", disk.id},         {"path", disk.path},
+                    {"root", disk.root},     {"readonly", disk.readonly},
+                    {"direct", disk.direct}, {"cache", kCaches.at(std::to_underlying(disk.cache))}};
+  if (disk.queues == 0) {
+    table.insert("queues", "cpus");
+  } else {
+    table.insert("queues", static_cast<std::int64_t>(disk.queues));
+  }
+  add_text(table, "partuuid", disk.partuuid);
+  add_text(table, "overlay", disk.overlay);
+  if (toml::table limit = rate_limit_table(disk.rate_limit); !limit.empty()) {
+    table.insert("rate_limit", limit);
+  }
+  return table;
+}
+
+void add_disks(toml::table& root, const Config& config) {
+  toml::array disks;
+  for (const DiskConfig& disk : config.disks) {
+    disks.push_back(disk_table(disk));
+  }
+  toml::array volumes;
+  for (const VolumeConfig& volume : config.volumes) {
+    volumes.push_back(toml::table{
+        {"id", volume.id}, {"path", volume.path}, {"size", format_size(volume.size_bytes)}});
+  }
+  if (!disks.empty()) {
+    root.insert("disk", disks);
+  }
+  if (!volumes.empty()) {
+    root.insert("volume", volumes);
+  }
+  if (const std::optional<CloudInitConfig>& cloud_init = config.cloud_init) {
+    toml::table table;
+    add_text(table, "seed", cloud_init->seed);
+    add_text(table, "user_data", cloud_init->user_data);
+    add_text(table, "meta_data", cloud_init->meta_data);
+    add_text(table, "network_config", cloud_init->network_config);
+    root.insert("cloud_init", table);
+  }
+}
+
 toml::table to_table(const Config& config) {
   constexpr std::array kModes = {"stdio", "file", "pty", "unix", "null"};
   constexpr std::array kLevels = {"trace", "debug", "info", "warn", "error", "off"};
@@ -176,17 +227,12 @@ toml::table to_table(const Config& config) {
   toml::table process{{"boot_timer", config.process.boot_timer}};
   toml::table log{{"level", kLevels.at(std::to_underlying(config.log.level))},
                   {"format", config.log.format == LogFormat::kText ? "text" : "json"}};
-  const auto add = [](toml::table& table, std::string_view key, const std::string& text) {
-    if (!text.empty()) {
-      table.insert(key, text);
-    }
-  };
-  add(serial, "path", config.serial.path);
-  add(process, "pid_file", config.process.pid_file);
-  add(process, "notify", config.process.notify);
-  add(process, "timeline", config.process.timeline);
-  add(process, "profile", config.process.profile);
-  add(log, "file", config.log.file);
+  add_text(serial, "path", config.serial.path);
+  add_text(process, "pid_file", config.process.pid_file);
+  add_text(process, "notify", config.process.notify);
+  add_text(process, "timeline", config.process.timeline);
+  add_text(process, "profile", config.process.profile);
+  add_text(log, "file", config.log.file);
   toml::table root{{"machine", machine_table(config.machine)},
                    {"boot", boot_table(config.boot)},
                    {"serial", serial},
@@ -203,14 +249,15 @@ toml::table to_table(const Config& config) {
     }
     root.insert("rng", rng);
   }
+  add_disks(root, config);
   if (!config.control_path.empty()) {
     root.insert("control", toml::table{{"path", config.control_path}});
   }
   if (!config.metrics_path.empty()) {
     root.insert("metrics", toml::table{{"path", config.metrics_path}});
   }
-  add(root, "name", config.name);
-  add(root, "namespace", config.namespace_label);
+  add_text(root, "name", config.name);
+  add_text(root, "namespace", config.namespace_label);
   if (!labels.empty()) {
     root.insert("labels", labels);
   }

@@ -137,32 +137,73 @@ class FileReader {
 
  private:
   Result<> read_node(const std::string& path, const toml::node& node) {
-    const std::string place = fmt::format("{}:{}", file_, node.source().begin.line);
-    const ConfigKey* const exact = find_config_key(path);
-    if (exact != nullptr) {
-      if (exact->set == nullptr) {
-        return fail(ErrorCode::kConfig,
-                    fmt::format("{}: {}: not yet supported; remove it", place, path));
-      }
-      TRY(exact->set(
-          ConfigValue(content_of(node), fmt::format("{}: {}", place, path), ErrorCode::kConfig),
-          config_));
-      if (exact->kind == ConfigKey::Kind::kValue) {
+    const ConfigKey* const key = find_config_key(path);
+    if (key != nullptr && key->set == nullptr) {
+      return wrong(node, name_of(path) + ": not yet supported; remove it");
+    }
+    if (key != nullptr && key->kind == ConfigKey::Kind::kTables) {
+      return read_tables(*key, node);
+    }
+    if (key != nullptr) {
+      TRY(set(*key, node));
+      if (key->kind == ConfigKey::Kind::kValue) {
         return {};
       }
     }
     if (!is_config_table(path)) {
-      return fail(ErrorCode::kConfig, fmt::format("{}: {}", place, unknown_key(path)));
+      return wrong(node, unknown_key(path));
     }
     const auto* const table = node.as_table();
     if (table == nullptr) {
-      return fail(ErrorCode::kConfig, fmt::format("{}: {}: wants a table", place, path));
+      return wrong(node, name_of(path) + ": wants a table");
     }
     return read_table(*table, path + ".");
   }
 
+  Result<> read_tables(const ConfigKey& key, const toml::node& node) {
+    const auto* const array = node.as_array();
+    const auto is_table = [](const toml::node& element) { return element.is_table(); };
+    if (array == nullptr || !std::ranges::all_of(*array, is_table)) {
+      return wrong(node,
+                   fmt::format("{}: wants [[{}]] above the keys of each", key.path, key.path));
+    }
+    tables_ = fmt::format("{}.", key.path);
+    for (const toml::node& element : *array) {
+      const toml::table& table = *element.as_table();
+      const auto* const id = table.get_as<std::string>("id");
+      item_ = id == nullptr ? "" : fmt::format("{} {}: ", key.path, quoted(id->get()));
+      TRY(set(key, element));
+      TRY(read_table(table, tables_));
+    }
+    item_.clear();
+    return {};
+  }
+
+  Result<> set(const ConfigKey& key, const toml::node& node) {
+    const std::string where = fmt::format("{}: {}", place(node), name_of(std::string(key.path)));
+    return key.set(ConfigValue(content_of(node), where, ErrorCode::kConfig), config_);
+  }
+
+  /// What the reader knows a key by: within one of several tables, that table's id tells it from
+  /// the others.
+  std::string name_of(const std::string& path) const {
+    return item_.empty() || path == tables_ + "id" || !path.starts_with(tables_)
+               ? path
+               : item_ + path.substr(tables_.size());
+  }
+
+  std::string place(const toml::node& node) const {
+    return fmt::format("{}:{}", file_, node.source().begin.line);
+  }
+
+  std::unexpected<Error> wrong(const toml::node& node, const std::string& what) const {
+    return fail(ErrorCode::kConfig, fmt::format("{}: {}", place(node), what));
+  }
+
   const std::string& file_;
   Config& config_;
+  std::string tables_;  // "disk.", while one of [[disk]] is read
+  std::string item_;    // "disk \"data\": ", where that has an id
 };
 
 Result<std::string> read_text(const std::string& path) {

@@ -78,6 +78,15 @@ std::string quoted(std::string_view text) {
          printable(text.substr(text.size() - kEnd)) + "\"";
 }
 
+bool is_label(std::string_view text, std::size_t longest) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  };
+  return !text.empty() && text.size() <= longest && text[0] != '.' && text[0] != '-' &&
+         std::ranges::all_of(text, allowed);
+}
+
 ConfigValue::ConfigValue(Content content, std::string where, ErrorCode code)
     : content_(std::move(content)), where_(std::move(where)), code_(code) {}
 

@@ -4,6 +4,7 @@
 // words; each error names the place.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
@@ -20,6 +21,8 @@ namespace vireo {
 std::string printable(std::string_view text);
 /// The same in quotation marks, the middle of what is too long left out.
 std::string quoted(std::string_view text);
+/// Whether `text` is 1 to `longest` of A-Z a-z 0-9 . _ -, beginning with neither . nor -.
+bool is_label(std::string_view text, std::size_t longest);
 
 class ConfigValue {
  public:

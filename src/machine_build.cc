@@ -15,6 +15,7 @@
 #include "src/base/log.h"
 #include "src/machine.h"
 #include "src/memory/bus_error.h"
+#include "src/root_disk.h"
 
 namespace vireo {
 
@@ -25,9 +26,11 @@ constexpr std::array<std::uint8_t, 6> kOpcodes = {IORING_OP_READ,     IORING_OP_
                                                   IORING_OP_POLL_ADD, IORING_OP_ACCEPT,
                                                   IORING_OP_TIMEOUT,  IORING_OP_ASYNC_CANCEL};
 
-BootConfig boot_config(const BootOptions& options, bool has_pci) {
+BootConfig boot_config(const Config& all) {
+  const BootOptions& options = all.boot;
   BootConfig config;
-  config.has_pci = has_pci;
+  config.device_arguments = root_arguments(all);
+  config.has_pci = over_pci(all);
   config.kernel_path = options.kernel;
   config.initramfs_path = options.initramfs;
   config.cmdline = options.cmdline;
@@ -73,7 +76,7 @@ Result<std::unique_ptr<Machine>> Machine::build(const Config& config, Timeline& 
 
 /// What can be wrong with the operator's files is found before anything is made.
 Result<> Machine::open_inputs() {
-  TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_.boot, over_pci(config_))));
+  TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_)));
   if (!config_.process.pid_file.empty()) {
     TRY(pid_file_.create(config_.process.pid_file));
   }

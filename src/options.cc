@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
+#include "src/config_keys.h"
 #include "src/config_value.h"
 #include "src/manual/commands.h"
 #include "src/manual/verbs.h"
@@ -20,8 +21,8 @@ namespace vireo {
 namespace {
 
 /// Options of the interface that later versions will have: known, and refused by name.
-constexpr std::array kLaterOptions = {"--disk", "--volume",  "--net",   "--vsock",
-                                      "--fs",   "--balloon", "--netns", "--allow-path"};
+constexpr std::array kLaterOptions = {"--net",     "--vsock", "--fs",
+                                      "--balloon", "--netns", "--allow-path"};
 constexpr std::array<std::string_view, 7> kLaterCommands = {"restore", "serve", "fork",    "exec",
                                                             "shell",   "cp",    "snapshot"};
 
@@ -79,17 +80,28 @@ std::string program_of(const manual::Command& command) {
 
 struct ParsedOptions {
   std::string file;
-  std::array<std::string, manual::kRunOptions.size()> values;  // empty: those of flags
+  std::array<std::string, manual::kRunOptions.size()> values;              // empty: those of flags
+  std::array<std::vector<std::string>, manual::kRunOptions.size()> lists;  // of repeatable ones
   std::array<bool, manual::kRunOptions.size()> flags = {};
 };
+
+/// Whether each use of the option adds a device.
+bool is_repeatable(const manual::Option& option) {
+  return find_config_key(option.key)->kind == ConfigKey::Kind::kTables;
+}
 
 void declare_options(CLI::App& app, ParsedOptions& parsed) {
   declare_argument(app, manual::kRunArguments[0], parsed.file);
   for (std::size_t i = 0; i < manual::kRunOptions.size(); ++i) {
-    if (manual::kRunOptions[i].value != nullptr) {
-      declare_value(app, manual::kRunOptions[i], parsed.values[i]);
+    const manual::Option& option = manual::kRunOptions[i];
+    if (is_repeatable(option)) {
+      app.add_option(option.name, parsed.lists[i], option.help)
+          ->type_name(option.value)
+          ->allow_extra_args(false);
+    } else if (option.value != nullptr) {
+      declare_value(app, option, parsed.values[i]);
     } else {
-      declare_flag(app, manual::kRunOptions[i], parsed.flags[i]);
+      declare_flag(app, option, parsed.flags[i]);
     }
   }
 }
@@ -105,6 +117,10 @@ Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config)
     }
     if (option.value == nullptr) {
       TRY(set_config_option(config, option.key, option.name, parsed.flags[i] ? "true" : "false"));
+    } else if (is_repeatable(option)) {
+      for (const std::string& text : parsed.lists[i]) {
+        TRY(set_table_option(config, option.key, option.name, text));
+      }
     } else if (std::string_view(option.name) == "--serial") {
       config.serial = {};
       TRY(set_table_option(config, "serial", option.name, parsed.values[i], "mode"));

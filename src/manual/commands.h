@@ -151,6 +151,14 @@ inline constexpr auto kRunOptions = std::to_array<Option>({
      .completes = Completes::kWords,
      .words = "stdio file,path= pty unix,path= null",
      .key = "serial.mode"},
+    {.name = "--disk",
+     .value = "KEY=VALUE,...",
+     .help = "a disk, such as id=root,path=root.ext4,root; for each disk once",
+     .key = "disk"},
+    {.name = "--volume",
+     .value = "KEY=VALUE,...",
+     .help = "a disk made when it is not there, such as id=data,path=data.img,size=1G",
+     .key = "volume"},
     {.name = "--rng",
      .value = nullptr,
      .help = "a virtio-rng device, which gives the guest random bytes",
@@ -232,7 +240,8 @@ inline constexpr const char* kFileOnlyKeys =
     "Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,\n"
     "machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, machine.transport,\n"
     "machine.io_threads, machine.on_reboot, machine.track_dirty, boot.cache, boot.unpack,\n"
-    "boot.kaslr, ready.timeout, limits, rng.rate_limit. The manual page vireo.toml(5) tells each.";
+    "boot.kaslr, ready.timeout, limits, rng.rate_limit, cloud_init. The manual page vireo.toml(5)\n"
+    "tells each.";
 
 inline constexpr auto kCommands = std::to_array<Command>({
     {.name = "run",

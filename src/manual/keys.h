@@ -43,8 +43,8 @@ inline constexpr auto kKeys = std::to_array<Key>({
      "How virtio devices are reached. auto: by PCI (with MSI-X) where a device has several queues "
      "or "
      "MMIO has too few interrupt lines (18), else by MMIO, which boots faster."},
-    {"machine.io_threads", "0", "0",
-     "Further threads that serve queues; so far the main thread serves all."},
+    {"machine.io_threads", "whole number", "0",
+     "Further threads that serve queues, 0 to 64; with none the main thread serves all."},
     {"machine.on_reboot", R"("exit" or "restart")", "\"exit\"",
      "What a guest's reboot does: the process ends with status 10, or the VM starts anew within "
      "it."},
@@ -119,6 +119,63 @@ inline constexpr auto kKeys = std::to_array<Key>({
      "The same for requests: so many at most in each rate_limit.ops.refill."},
     {"rng.rate_limit.ops.refill", "duration", "", "In which time that limit is full again."},
     {"rng.rate_limit.ops.burst", "whole number", "", "Requests more, once, at the beginning."},
+    {"disk", "tables", "",
+     "A virtio-blk device for each [[disk]]. The guest names them /dev/vda, /dev/vdb and so on in "
+     "this order; volumes follow, and last the cloud-init seed. As an option its keys are words "
+     "with commas between them: --disk id=root,path=root.ext4,root. A word without = stands for "
+     "true, and two commas for one within a value."},
+    {"disk.id", "text", "",
+     "Its name, which is also the serial number that the guest sees (/dev/disk/by-id/virtio-ID): 1 "
+     "to 20 of A-Z a-z 0-9 . _ -, beginning with neither . nor -. It must be given, and no other "
+     "disk or volume may have it."},
+    {"disk.path", "path", "", "A raw image or a block device. It must be given."},
+    {"disk.root", "true or false", "false",
+     "Whether the root file system is on it: the kernel command line gets root= and ro or rw."},
+    {"disk.partuuid", "text", "",
+     "The PARTUUID of the partition that the root file system is on, where the disk has "
+     "partitions."},
+    {"disk.readonly", "true or false", "false", "Whether it can only be read."},
+    {"disk.direct", "true or false", "false",
+     "Whether the host's page cache is left out (O_DIRECT)."},
+    {"disk.cache", R"("writeback" or "unsafe")", "\"writeback\"",
+     "writeback: what the guest flushes is on stable storage. unsafe: flushes are not offered, and "
+     "a power failure of the host may cost the file system."},
+    {"disk.queues", R"(whole number or "cpus")", "1",
+     "Its queues, 1 to 64. cpus: one for each vCPU."},
+    {"disk.overlay", "path", "",
+     "A file of this VM's own that takes all that is written; path is then a base that is only "
+     "read."},
+    {"disk.rate_limit.bandwidth.size", "size", "",
+     "What is read and written in a time: so many bytes at most in each "
+     "rate_limit.bandwidth.refill."},
+    {"disk.rate_limit.bandwidth.refill", "duration", "", "In which time that limit is full again."},
+    {"disk.rate_limit.bandwidth.burst", "size", "", "Bytes more, once, at the beginning."},
+    {"disk.rate_limit.ops.size", "whole number", "",
+     "The same for requests: so many at most in each rate_limit.ops.refill."},
+    {"disk.rate_limit.ops.refill", "duration", "", "In which time that limit is full again."},
+    {"disk.rate_limit.ops.burst", "whole number", "", "Requests more, once, at the beginning."},
+    {"volume", "tables", "",
+     "A disk for each [[volume]], which is made when its file is missing or empty: sparse, with an "
+     "empty ext4 file system (mke2fs of e2fsprogs makes it). From then on it is kept. As an "
+     "option: "
+     "--volume id=data,path=data.img,size=1G."},
+    {"volume.id", "text", "",
+     "As disk.id. The file system's label is its first 16 bytes. It must be given."},
+    {"volume.path", "path", "", "Its file. It must be given, and be no descriptor."},
+    {"volume.size", "size", "",
+     "How large it is: whole MiB from 16M to 64T. It must be given, and the file of a volume that "
+     "was made before must have it."},
+    {"cloud_init", "table", "",
+     "A NoCloud seed for cloud-init, which is the last disk, with the serial number cidata: an ISO "
+     "of yours, or one that is made of texts (by genisoimage, mkisofs or xorrisofs)."},
+    {"cloud_init.seed", "path", "", "An ISO with the volume label cidata."},
+    {"cloud_init.user_data", "text", "",
+     "What the guest shall do, such as \"#cloud-config\\nhostname: web-1\". It must be given where "
+     "there is no seed."},
+    {"cloud_init.meta_data", "text", "",
+     "Which machine it is. Without it: the VM's name, and an instance-id that is another one when "
+     "a text is."},
+    {"cloud_init.network_config", "text", "", "How its network is set up."},
     {"control.path", "path", "",
      "The control socket, which vireo-json(7) describes. Its owner alone may use it."},
     {"metrics.path", "path", "", "Gets the metrics at SIGUSR1 and at the end. See vireo-json(7)."},

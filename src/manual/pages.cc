@@ -127,7 +127,8 @@ std::string key_list(std::string_view table) {
   std::string items;
   for (const Key& key : kKeys) {
     const std::size_t dot = key.path.find('.');
-    const bool top = dot == std::string_view::npos && std::string_view(key.type) != "table";
+    const std::string_view type = key.type;
+    const bool top = dot == std::string_view::npos && type != "table" && type != "tables";
     if ((top ? "top" : key.path.substr(0, dot)) != table) {
       continue;
     }

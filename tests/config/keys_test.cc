@@ -10,52 +10,14 @@
 
 #include "src/config.h"
 #include "src/config_keys.h"
+#include "tests/config/key_rows.h"
 #include "tests/support/catch.h"
 
 namespace vireo {
 namespace {
 
-struct Accepted {
-  std::string value;  ///< as TOML has it
-  std::function<bool(const Config&)> arrived;
-};
-struct Refused {
-  std::string value;
-  std::string why;  ///< words of the message
-};
-struct Row {
-  std::string key;
-  std::vector<Accepted> accepted;
-  std::vector<Refused> refused;
-};
-
 Result<> read(const std::string& text, Config& config) {
   return read_config_text(text, "vm.toml", config);
-}
-
-constexpr const char* kText = "wants text in quotes";
-constexpr const char* kFlag = "wants true or false";
-
-Row text_row(const std::string& key, const std::function<std::string(const Config&)>& get) {
-  return {.key = key,
-          .accepted = {{R"("a b")", [get](const Config& c) { return get(c) == "a b"; }},
-                       {R"('\')", [get](const Config& c) { return get(c) == "\\"; }}},
-          .refused = {{"1", kText}, {"true", kText}, {R"("a\u0000b")", "NUL"}}};
-}
-
-Row path_row(const std::string& key, const std::function<std::string(const Config&)>& get) {
-  Row row = text_row(key, get);
-  row.accepted.push_back({R"("fd:3")", [get](const Config& c) { return get(c) == "fd:3"; }});
-  row.refused.push_back({R"("")", "wants a path"});
-  row.refused.push_back({R"("fd:")", "wants fd:N"});
-  row.refused.push_back({R"("fd:a:b")", "LISTEN_FDNAMES"});
-  return row;
-}
-
-Row flag_row(const std::string& key, std::function<bool(const Config&)> get) {
-  return {.key = key,
-          .accepted = {{"true", get}, {"false", [get](const Config& c) { return !get(c); }}},
-          .refused = {{R"("true")", kFlag}, {"1", kFlag}, {"[]", kFlag}}};
 }
 
 /// A key with one value so far.
@@ -335,7 +297,10 @@ std::vector<Row> machine_rows() {
             {R"("mmio")", [](const Config& c) { return c.machine.transport == Transport::kMmio; }},
             {R"("pci")", [](const Config& c) { return c.machine.transport == Transport::kPci; }}},
        .refused = {{R"("ccw")", "auto, mmio, pci"}, {"true", kText}}},
-      fixed_row("machine.io_threads", "0", "1"),
+      {.key = "machine.io_threads",
+       .accepted = {{"0", [](const Config& c) { return c.machine.io_threads == 0; }},
+                    {"64", [](const Config& c) { return c.machine.io_threads == 64; }}},
+       .refused = {{"65", "from 0 to 64"}, {"-1", "from 0 to 64"}, {R"("1")", "whole number"}}},
       {.key = "machine.on_reboot",
        .accepted = {{R"("exit")",
                      [](const Config& c) { return c.machine.on_reboot == OnReboot::kExit; }},
@@ -382,40 +347,6 @@ std::vector<Row> serial_rows() {
   };
 }
 
-/// The keys of a device's rate limit, below `key`.
-std::vector<Row> rate_limit_rows(const std::string& key,
-                                 const std::function<const RateLimitConfig&(const Config&)>& get) {
-  const auto bandwidth = [get](std::uint64_t TokenBucketConfig::* member, std::uint64_t value) {
-    return [=](const Config& c) { return (*get(c).bandwidth).*member == value; };
-  };
-  const auto ops = [get](std::uint64_t TokenBucketConfig::* member, std::uint64_t value) {
-    return [=](const Config& c) { return (*get(c).ops).*member == value; };
-  };
-  constexpr const char* kAboveNone = "more than 0";
-  constexpr const char* kNumber = "whole number";
-  return {
-      {.key = key + ".bandwidth.size",
-       .accepted = {{R"("10M")", bandwidth(&TokenBucketConfig::size, 10 << 20)}},
-       .refused = {{R"("0K")", kAboveNone}, {R"("10")", "such as"}, {"10", "such as"}}},
-      {.key = key + ".bandwidth.refill",
-       .accepted = {{R"("250ms")", bandwidth(&TokenBucketConfig::refill_ns, 250'000'000)}},
-       .refused = {{R"("0s")", "above 0"}, {R"("1")", "such as"}, {"1", "such as"}}},
-      {.key = key + ".bandwidth.burst",
-       .accepted = {{R"("0K")", bandwidth(&TokenBucketConfig::burst, 0)},
-                    {R"("1M")", bandwidth(&TokenBucketConfig::burst, 1 << 20)}},
-       .refused = {{"true", "such as"}}},
-      {.key = key + ".ops.size",
-       .accepted = {{"1000", ops(&TokenBucketConfig::size, 1000)}},
-       .refused = {{"0", kAboveNone}, {"-1", "from 0"}, {R"("1K")", kNumber}}},
-      {.key = key + ".ops.refill",
-       .accepted = {{R"("1h")", ops(&TokenBucketConfig::refill_ns, 3'600'000'000'000)}},
-       .refused = {{R"("0s")", "above 0"}, {R"("")", "such as"}, {"1", "such as"}}},
-      {.key = key + ".ops.burst",
-       .accepted = {{"0", ops(&TokenBucketConfig::burst, 0)}},
-       .refused = {{"-1", "from 0"}, {"1.5", kNumber}}},
-  };
-}
-
 std::vector<Row> rng_rows() {
   std::vector<Row> rows =
       rate_limit_rows("rng.rate_limit",
@@ -428,11 +359,21 @@ std::vector<Row> rng_rows() {
 
 std::vector<Row> all_rows() {
   std::vector<Row> rows = general_rows();
-  for (const auto& more :
-       {machine_rows(), boot_rows(), serial_rows(), ready_rows(), limits_rows(), rng_rows()}) {
+  for (const auto& more : {machine_rows(), boot_rows(), serial_rows(), ready_rows(), limits_rows(),
+                           rng_rows(), disk_rows()}) {
     rows.insert(rows.end(), more.begin(), more.end());
   }
   return rows;
+}
+
+/// The key with its value as a file's second line; above it what one of several tables wants.
+std::string line_of(const std::string& key, const std::string& value) {
+  const std::size_t dot = key.find('.');
+  const ConfigKey* const table = find_config_key(key.substr(0, dot));
+  const bool one_of_several =
+      dot != std::string::npos && table != nullptr && table->kind == ConfigKey::Kind::kTables;
+  return one_of_several ? fmt::format("[[{}]]\n{} = {}", table->path, key.substr(dot + 1), value)
+                        : fmt::format("\n{} = {}", key, value);
 }
 
 TEST_CASE("config: every key takes what is right, and the value arrives") {
@@ -440,7 +381,7 @@ TEST_CASE("config: every key takes what is right, and the value arrives") {
     for (const Accepted& accepted : row.accepted) {
       INFO(row.key << " = " << accepted.value);
       Config config;
-      const Result<> result = read(row.key + " = " + accepted.value, config);
+      const Result<> result = read(line_of(row.key, accepted.value), config);
       INFO((result ? "" : result.error().message()));
       REQUIRE(result);
       CHECK(accepted.arrived(config));
@@ -453,7 +394,7 @@ TEST_CASE("config: every key refuses what is wrong in one line that names file, 
     for (const Refused& refused : row.refused) {
       INFO(row.key << " = " << refused.value);
       Config config;
-      const Result<> result = read("\n" + row.key + " = " + refused.value, config);
+      const Result<> result = read(line_of(row.key, refused.value), config);
       REQUIRE_FALSE(result);
       INFO(result.error().message());
       CHECK(result.error().code() == ErrorCode::kConfig);
@@ -474,10 +415,10 @@ TEST_CASE("config: no key is without a row here; those of later versions are ref
       continue;
     }
     Config config;
-    const Result<> result = read(fmt::format("{} = 1", key.path), config);
+    const Result<> result = read(line_of(std::string(key.path), "1"), config);
     REQUIRE_FALSE(result);
     CHECK(result.error().message() ==
-          fmt::format("vm.toml:1: {}: not yet supported; remove it", key.path));
+          fmt::format("vm.toml:2: {}: not yet supported; remove it", key.path));
   }
 }
 

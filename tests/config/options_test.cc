@@ -196,6 +196,50 @@ TEST_CASE("options: --serial takes a mode and what that mode wants") {
   CHECK(wrong("unix,path=x,append", ErrorCode::kConfig).starts_with("serial.append: "));
 }
 
+TEST_CASE("options: --disk and --volume add to what the file has, in their order") {
+  const File file(
+      "boot.kernel = \"k\"\n[[disk]]\nid = \"a\"\npath = \"a.img\"\n"
+      "[[volume]]\nid = \"v\"\npath = \"v.img\"\nsize = \"1G\"\n");
+  const Config config = accepted({"run", "--disk",
+                                  "id=b,path=x,,y=z,root,readonly,rate_limit.ops.size=100,"
+                                  "rate_limit.ops.refill=1s",
+                                  "--volume", "id=w,path=w.img,size=16M", "--disk",
+                                  "id=c,path=[c],queues=cpus,direct=off,cache=unsafe", file.path()})
+                            .config;
+  REQUIRE(config.disks.size() == 3);
+  CHECK(config.disks[0] == DiskConfig{.id = "a", .path = "a.img"});
+  DiskConfig second{.id = "b", .path = "x,y=z", .root = true, .readonly = true};
+  second.rate_limit.ops = TokenBucketConfig{.size = 100, .refill_ns = 1'000'000'000};
+  CHECK(config.disks[1] == second);
+  CHECK(config.disks[2] ==
+        DiskConfig{.id = "c", .path = "[c]", .cache = DiskCache::kUnsafe, .queues = 0});
+  REQUIRE(config.volumes.size() == 2);
+  CHECK(config.volumes[1].id == "w");
+  CHECK(config.volumes[1].size_bytes == std::uint64_t{16} << 20);
+}
+
+TEST_CASE("options: what a disk's key refuses, its word refuses, and names the disk") {
+  const auto wrong = [](const char* text, ErrorCode code = ErrorCode::kUsage) {
+    return refused({"run", "--kernel", "k", "--disk", text}, code);
+  };
+  CHECK(wrong("").starts_with("--disk: unknown key \"\""));
+  CHECK(wrong("a.img").starts_with("--disk: unknown key \"a.img\""));
+  CHECK(wrong("id=a/b").starts_with("--disk \"a/b\": id: "));
+  CHECK(wrong("path=x,id=a,queues=0").starts_with("--disk \"a\": queues: wants a whole number"));
+  CHECK(wrong("id=a,paht=x") == "--disk \"a\": unknown key \"paht\"; did you mean \"path\"?");
+  CHECK(wrong("id=a,path") == "--disk \"a\": path: wants a value behind a =");
+  CHECK(wrong("id=a,path=").starts_with("--disk \"a\": path: wants a path"));
+  CHECK(wrong("id=a,rate_limit=1").starts_with("--disk \"a\": unknown key"));
+  CHECK(wrong("id=a,id=b").starts_with("--disk \"a\": id: given twice"));
+  CHECK(wrong("path=x", ErrorCode::kConfig).starts_with("disk.id: missing"));
+  CHECK(wrong("id=a", ErrorCode::kConfig).starts_with("disk \"a\": path: missing"));
+  CHECK(refused({"run", "--kernel", "k", "--volume", "id=v,guest_path=/a"}) ==
+        "--volume \"v\": guest_path: not yet supported; remove it");
+  const File file("boot.kernel = \"k\"\n[[disk]]\nid = \"a\"\npath = \"a.img\"\n");
+  CHECK(refused({"run", file.path(), "--disk", "id=a,path=x"}, ErrorCode::kConfig)
+            .starts_with("disk \"a\": id: given twice"));
+}
+
 TEST_CASE("options: doctor takes --json and nothing else") {
   CHECK(accepted({"doctor"}).command == Command::kDoctor);
   CHECK_FALSE(accepted({"doctor"}).json);
@@ -209,7 +253,7 @@ TEST_CASE("options: doctor takes --json and nothing else") {
 
 TEST_CASE("options: what later versions will have is refused by name") {
   for (const char* const option :
-       {"--disk", "--volume", "--net", "--vsock", "--fs", "--balloon", "--netns", "--allow-path"}) {
+       {"--net", "--vsock", "--fs", "--balloon", "--netns", "--allow-path"}) {
     CHECK(refused({"run", "--kernel", "k", option, "x"}) ==
           std::string(option) + ": not yet supported; remove it");
     const std::string joined = std::string(option) + "=x";

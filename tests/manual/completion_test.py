@@ -19,7 +19,7 @@ from vireo_process import run  # noqa: E402
 COMMANDS = {"run", "check", "ctl", "doctor"}
 PATHS = ("--kernel", "--initramfs", "--control", "--metrics", "--pid-file", "--timeline", "--profile",
          "--log-file")
-TEXTS = ("--name", "--cmdline", "--append", "--cpus", "--memory")
+TEXTS = ("--name", "--cmdline", "--append", "--cpus", "--memory", "--disk", "--volume")
 WORDS = {"--sandbox": {"on", "off"}, "--log-format": {"text", "json"}, "--ready": {"started", "serial:", "mark:"},
          "--log-level": {"trace", "debug", "info", "warn", "error", "off"}, "--notify": {"fd:"},
          "--serial": {"stdio", "pty", "null", "file,path=", "unix,path="}}

@@ -112,9 +112,13 @@ class Commands(unittest.TestCase):
 
 
 def flat_keys(table, prefix=""):
-    """The keys of a resolved configuration by their full names. Tables of free names are values."""
+    """The keys of a resolved configuration by their full names, of the last of several tables.
+    Tables of free names are values."""
     for key, value in table.items():
-        if isinstance(value, dict) and value and prefix + key not in ("labels", "limits.rlimits"):
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for element in value:
+                yield from flat_keys(element, f"{prefix}{key}.")
+        elif isinstance(value, dict) and value and prefix + key not in ("labels", "limits.rlimits"):
             yield from flat_keys(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -135,7 +139,7 @@ prefault = true
 uuid = "8c1f1c1e-1b0a-4f5e-9d53-0f0c0a7b6f2d"
 cpu_features = ["-avx"]
 transport = "mmio"
-io_threads = 0
+io_threads = 3
 on_reboot = "restart"
 track_dirty = false
 [boot]
@@ -175,6 +179,29 @@ io_max = "259:0 rbps=1048576"
 rlimits = { nofile = "4096:4096" }
 [rng]
 rate_limit = { bandwidth = { size = "1M", refill = "1s", burst = "64K" }, ops = { size = 5, refill = "10ms", burst = 7 } }
+[[disk]]
+id = "root"
+path = "root.img"
+root = true
+partuuid = "8c1f1c1e-01"
+overlay = "o"
+[[disk]]
+id = "data"
+path = "d"
+root = false
+readonly = true
+direct = true
+cache = "unsafe"
+queues = "cpus"
+rate_limit = { bandwidth = { size = "1M", refill = "1s", burst = "64K" }, ops = { size = 5, refill = "10ms", burst = 7 } }
+[[volume]]
+id = "v"
+path = "v.img"
+size = "1G"
+[cloud_init]
+user_data = "#cloud-config"
+meta_data = "m"
+network_config = "n"
 [control]
 path = "vm.sock"
 [metrics]
@@ -182,6 +209,12 @@ path = "m"
 [sandbox]
 enabled = false
 """
+
+
+TABLES = ("table", "tables")
+# What each of several tables wants.
+LEAST = {"disk": "[[disk]]\nid = 'a'\npath = 'a'\n",
+         "volume": "[[volume]]\nid = 'b'\npath = 'b'\nsize = '1G'\n"}
 
 
 def part_of_keys():
@@ -206,15 +239,19 @@ class ConfigurationFile(unittest.TestCase):
     def test_the_page_has_every_key_and_no_other(self):
         resolved = self.check(EVERY_KEY)
         self.assertEqual(dict(flat_keys(resolved)), dict(flat_keys(tomllib.loads(EVERY_KEY))))
-        # A table that may be empty has a place of its own on the page.
-        self.assertEqual({key for key, _ in flat_keys(resolved)},
-                         {key for key, (kind, _) in self.told().items() if kind != "table"})
+        # Instead of the texts.
+        seed = self.check("boot.kernel = 'k'\ncloud_init.seed = 's'\n")
+        self.assertEqual(seed["cloud_init"], {"seed": "s"})
+        # Tables have a place of their own on the page.
+        self.assertEqual({key for key, _ in flat_keys(resolved)} | {"cloud_init.seed"},
+                         {key for key, (kind, _) in self.told().items() if kind not in TABLES})
 
     def test_defaults_are_those_that_check_prints(self):
-        defaults = dict(flat_keys(self.check('boot.kernel = "k"\n')))
+        defaults = dict(flat_keys(self.check('boot.kernel = "k"\n' + "".join(LEAST.values()))))
+        needed = {"boot.kernel", "disk.id", "disk.path", "volume.id", "volume.path", "volume.size"}
         for key, (kind, text) in self.told().items():
             told = re.search(r"^Default:\n\.Li (.*) \.$", text, re.MULTILINE)
-            if key == "boot.kernel":
+            if key in needed:
                 self.assertIn("must be given", text)
             elif told is None:
                 self.assertNotIn(key, defaults)
@@ -225,11 +262,13 @@ class ConfigurationFile(unittest.TestCase):
                 table, _, name = key.rpartition(".")
                 extra = "serial.path = 's'\n" if (key, word) in (
                     ("serial.mode", "file"), ("serial.mode", "unix")) else ""
-                self.check(f"boot.kernel = 'k'\n{extra}{table}.{name} = '{word}'\n")
+                line = f"{name} = '{word}'" if table in LEAST else f"{table}.{name} = '{word}'"
+                self.check(f"boot.kernel = 'k'\n{extra}{LEAST.get(table, '')}{line}\n")
 
     def test_options_are_those_that_set_the_key(self):
         values = {"--cpus": "2", "--memory": "64M", "--sandbox": "off", "--log-level": "warn",
-                  "--log-format": "json", "--serial": "null", "--ready": "mark:1", "--notify": "fd:5"}
+                  "--log-format": "json", "--serial": "null", "--ready": "mark:1", "--notify": "fd:5", "--disk": "id=a,path=a",
+                  "--volume": "id=a,path=a,size=1G"}
         seen = set()
         before = dict(flat_keys(self.check('boot.kernel = "k"\n')))
         for key, (_, text) in self.told().items():
@@ -242,6 +281,9 @@ class ConfigurationFile(unittest.TestCase):
                 self.assertEqual(ended.status, 0, ended)
                 after = dict(flat_keys(tomllib.loads(ended.output)))
                 changed = {name for name in after if after[name] != before.get(name)}
+                if key in LEAST:
+                    self.assertLessEqual({f"{key}.id", f"{key}.path"}, changed)
+                    changed = {key if name.startswith(key + ".") else name for name in changed}
                 # More processors make a machine of more cores.
                 self.assertEqual(changed - {"machine.topology.cores"}, {key}, option)
         self.assertEqual(seen, options_of("run") - {"--help"})
@@ -250,7 +292,7 @@ class ConfigurationFile(unittest.TestCase):
         named = re.search(r"Keys that only the file has: (.*?)\. The manual", help_of("run"), re.DOTALL)[1]
         named = {name.strip() for name in named.split(",")}
         only = {key for key, (_, text) in self.told().items() if "Option:" not in text and
-                "--serial" not in text}
+                "--serial" not in text and key.partition(".")[0] not in LEAST}
         for key in only:
             self.assertTrue(any(key == name or key.startswith(name + ".") for name in named), key)
         for name in named:
