@@ -48,6 +48,14 @@ static inline void mmio_write32(uint64_t address, uint32_t value) {
   *(volatile uint32_t*)address = value;
 }
 
+// Takes RAM for good, from 2 MiB on: behind the probe and all that a VMM puts into low memory. It
+// is not cleared. Panics where the RAM there is at its end, or where no memory map tells it.
+void* allocate(uint64_t size, uint64_t alignment);
+// The first address that nobody has taken.
+uint64_t free_memory(void);
+// Maps the GiB with this address, below 512 GiB, to itself; the first four are from the start.
+void map_gib_of(uint64_t address);
+
 // --- time --------------------------------------------------------------------------------------
 
 static inline uint64_t tsc(void) {

@@ -7,35 +7,16 @@
 #define MIB ((uint64_t)1 << 20)
 #define GIB ((uint64_t)1 << 30)
 #define PAGE 4096
-#define FIRST (2 * MIB)  // behind the probe itself and all that a VMM puts into low memory
-#define MAPPED_GIB 4
-#define POINTERS 512  // one table of them maps 512 GiB
-#define PTE_LINK 0x27
-#define PTE_PAGE 0xe7
-
-extern volatile uint64_t page_pointers[POINTERS];
-
-// The page tables lie in memory that CPL 3 may write; new ones are taken from the RAM itself.
-// Returns how much of it they took.
-static uint64_t map_gib(uint64_t gib, uint64_t spare) {
-  if (page_pointers[gib] != 0) {
-    return 0;
-  }
-  volatile uint64_t* directory = (volatile uint64_t*)spare;
-  for (uint64_t i = 0; i < 512; ++i) {
-    directory[i] = gib * GIB + i * 2 * MIB + PTE_PAGE;
-  }
-  page_pointers[gib] = spare + PTE_LINK;
-  return PAGE;
-}
+#define MAPPED_GIB 512
 
 static bool ram_entry(uint32_t index, uint64_t* start, uint64_t* end) {
   const struct memory_map_entry* entry =
       (const struct memory_map_entry*)start_info->memory_map + index;
-  *start = entry->address < FIRST ? FIRST : (entry->address + PAGE - 1) / PAGE * PAGE;
+  uint64_t first = entry->address < free_memory() ? free_memory() : entry->address;
+  *start = (first + PAGE - 1) / PAGE * PAGE;
   *end = (entry->address + entry->size) / PAGE * PAGE;
-  if (*end > POINTERS * GIB) {
-    *end = POINTERS * GIB;
+  if (*end > MAPPED_GIB * GIB) {
+    *end = MAPPED_GIB * GIB;
   }
   return entry->type == MEMORY_MAP_RAM && *start < *end;
 }
@@ -77,19 +58,16 @@ static void walk(struct walk* walk, bool write) {
   }
 }
 
-// Maps all RAM; returns the first address that is free after that.
-static uint64_t map_ram(void) {
-  uint64_t spare = FIRST;
+static void map_ram(void) {
   for (uint32_t i = 0; i < start_info->memory_map_entries; ++i) {
-    uint64_t start;
+    uint64_t address;
     uint64_t end;
-    if (ram_entry(i, &start, &end) && end > MAPPED_GIB * GIB) {
-      for (uint64_t gib = start / GIB; gib * GIB < end; ++gib) {
-        spare += map_gib(gib, spare);
+    if (ram_entry(i, &address, &end)) {
+      for (; address < end; address = (address / GIB + 1) * GIB) {
+        map_gib_of(address);
       }
     }
   }
-  return spare;
 }
 
 static uint64_t page_aligned(uint64_t value) {
@@ -101,12 +79,12 @@ void test_touch(const struct argument* argument) {
     print("probe: touch needs a memory map\n");
     end_panic();
   }
-  uint64_t spare = map_ram();
-  struct walk steps = {.from = page_aligned(number_word("from", spare)),
+  map_ram();
+  struct walk steps = {.from = page_aligned(number_word("from", free_memory())),
                        .stride = page_aligned(number_word("stride", PAGE)),
                        .pages_max = (argument->given ? argument->number : 16) * MIB / PAGE};
-  if (steps.from < spare) {
-    steps.from = spare;
+  if (steps.from < free_memory()) {
+    steps.from = free_memory();
   }
   if (steps.stride == 0) {
     steps.stride = PAGE;
