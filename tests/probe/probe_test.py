@@ -5,12 +5,17 @@
 usage: probe_test.py PROBE FLOOR [unittest arguments]    exit 77: neither KVM nor QEMU
 """
 import os
+import pathlib
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from probe_disk import job_values, pattern  # noqa: E402
 
 PROBE = ""
 FLOOR = ""
@@ -267,6 +272,124 @@ class Emulated(unittest.TestCase):
                     process.wait(1)
             finally:
                 process.kill()
+
+
+@unittest.skipUnless(QEMU, "no qemu-system-x86_64")
+class Disk(unittest.TestCase):
+    """probe=blk with QEMU's disks, on both transports."""
+    SIZE = 4 << 20
+    MACHINES = {"mmio": ("-M", "microvm,acpi=off,isa-serial=on", "-global", "virtio-mmio.force-legacy=false",
+                         "-device", "virtio-blk-device,drive=disk"),
+                "pci": ("-M", "microvm,pcie=on,isa-serial=on", "-device", "virtio-blk-pci,drive=disk")}
+    # QEMU 7.2 has no MCFG there, and its firmware gives no addresses.
+    PCI_WORDS = "ecam=0xe0000000 pci_window=0xc0000000"
+
+    def setUp(self):
+        self.file = tempfile.NamedTemporaryFile()
+        self.addCleanup(self.file.close)
+        self.file.truncate(self.SIZE)
+
+    def run_on(self, machine, words, options="", memory="128"):
+        """(the values of the job's line, all of the output)"""
+        run = subprocess.run(
+            [QEMU, *machine, "-accel", "tcg", "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",
+             "-no-reboot", "-serial", "stdio", "-kernel", PROBE, "-append", f"{words} end=triple", "-drive",
+             f"if=none,id=disk,file={self.file.name},format=raw{options}"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        return job_values(run.stdout), run.stdout
+
+    def each(self, words, options=""):
+        """The values of both transports, from a job that must have been without a fault"""
+        results = []
+        for transport, machine in self.MACHINES.items():
+            with self.subTest(transport=transport, words=words):
+                found, output = self.run_on(machine, f"{self.PCI_WORDS} probe=blk {words}", options)
+                self.assertTrue(found, output)
+                self.assertEqual((found["transport"], found["errors"], found["wrong"]), (transport, 0, 0), output)
+                results.append(found)
+        return results
+
+    def test_what_is_written_is_what_lies_in_the_file(self):
+        for transport, machine in self.MACHINES.items():
+            self.file.truncate(0)
+            self.file.truncate(self.SIZE)
+            words = "op=write bs=65536 depth=4 count=64 verify=1 seed=7"
+            found, output = self.run_on(machine, f"{self.PCI_WORDS} probe=blk {words}")
+            self.assertEqual((found["requests"], found["verified"], found["bytes"]), (64, 64, self.SIZE), output)
+            self.file.seek(0)
+            self.assertEqual(self.file.read(), pattern(0, self.SIZE // 512, 7), transport)
+
+    def test_random_jobs_at_each_depth_and_size(self):
+        for words in ("op=randwrite bs=4096 depth=128 queue=512 count=500", "op=randmix bs=512 depth=1 count=100",
+                      "op=mix bs=1048576 depth=32 count=40", "op=randmix bs=8192 depth=33 count=300 interrupts=1",
+                      "op=randwrite depth=85 count=300 indirect=0 event_idx=0",
+                      "op=randwrite depth=7 count=300 event_idx=0 interrupts=1"):
+            for found in self.each(f"{words} verify=1"):
+                wanted = dict(pair.split("=") for pair in words.split())
+                self.assertEqual((found["requests"], found["depth"]), (int(wanted["count"]), int(wanted["depth"])))
+                self.assertGreater(found["verified"], 0)
+                self.assertEqual(found["interrupts"] > 0, "interrupts" in wanted)
+
+    def test_the_indices_of_the_rings_wrap(self):
+        for found in self.each("op=read bs=512 depth=128 count=66000"):
+            self.assertEqual(found["requests"], 66000)
+
+    def test_the_queue_bounds_the_depth(self):
+        for found in self.each("depth=128 queue=64 indirect=0 count=100"):
+            self.assertEqual(found["depth"], 21)
+
+    def test_flushes_come_between_writes(self):
+        for found in self.each("op=write flush=10 count=110 verify=1"):
+            self.assertEqual((found["requests"], found["flushes"], found["bytes"]), (110, 10, 409600))
+
+    def test_no_flush_without_the_feature(self):
+        _, output = self.run_on(self.MACHINES["mmio"], "probe=blk op=write flush=1 write_back=0 count=9")
+        self.assertIn("the disk has no flush", output)
+
+    def test_reads_tell_what_is_not_the_pattern(self):
+        self.file.write(pattern(0, self.SIZE // 512))
+        self.file.seek(1234567)
+        self.file.write(b"\x55")
+        self.file.flush()
+        for words, wrong in (("op=read count=1024", 1), ("op=read span=1228800 count=1024", 0),
+                             ("op=randread seed=2 count=10", 10)):
+            found, output = self.run_on(self.MACHINES["mmio"], f"probe=blk verify=1 {words}")
+            self.assertEqual((found["verified"], found["wrong"]), (found["requests"], wrong), output)
+            if wrong == 1:
+                self.assertEqual(values(output)["blk_wrong_sector"], [str(1234567 // 512)])
+
+    def test_errors_are_counted(self):
+        found, output = self.run_on(self.MACHINES["mmio"], "probe=blk op=write count=5", ",read-only=on")
+        self.assertEqual((found["requests"], found["errors"], found["bytes"]), (0, 5, 0), output)
+
+    def test_a_time_ends_it_too(self):
+        found, output = self.run_on(self.MACHINES["mmio"], "probe=blk ms=300 pause=20")
+        self.assertTrue(0.25e9 < found["ns"] < 2e9, output)
+        self.assertEqual(values(output)["blk_state"], ["begin", "end"])
+        self.assertLessEqual(found["p50_ns"], found["p99_ns"])
+        self.assertGreater(found["p50_ns"], 0)
+
+    def test_a_second_job_begins_anew(self):
+        _, output = self.run_on(self.MACHINES["mmio"], "probe=blk probe=blk probe=touch 4 op=write verify=1 count=50")
+        for line in values(output)["blk"]:
+            self.assertIn(" requests=50 ", line)
+            self.assertIn(" wrong=0 ", line)
+        self.assertEqual(values(output)["touch_wrong"], ["0"])
+
+    def test_refusals(self):
+        for words, text in {"op=trim": "op= takes", "bs=1000": "bs= takes", "bs=2097152": "bs= takes",
+                            "depth=129": "depth= takes", "depth=0": "depth= takes", "disk=1": "no such disk",
+                            "span=4194305": "more than the disk has", "span=512": "no block of this size"}.items():
+            with self.subTest(words):
+                found, output = self.run_on(self.MACHINES["mmio"], f"probe=blk {words}")
+                self.assertFalse(found)
+                self.assertIn(text, output)
+        _, output = self.run_on(self.MACHINES["mmio"], "probe=blk depth=128 bs=1048576", memory="96")
+        self.assertIn("not enough RAM", output)
+        _, output = self.run_on(self.MACHINES["pci"], "probe=blk ecam=0xe0000000")
+        self.assertIn("pci_window=", output)
+        legacy = [word for word in self.MACHINES["mmio"] if "legacy" not in word and word != "-global"]
+        self.assertIn("legacy", self.run_on(legacy, "probe=blk")[1])
 
 
 if __name__ == "__main__":

@@ -89,3 +89,15 @@ uint64_t number_word(const char* name, uint64_t otherwise) {
   }
   return result;
 }
+
+bool text_word(const char* name, struct word* text) {
+  const char* rest = command_line;
+  bool found = false;
+  for (struct word word; next_word(&rest, &word);) {
+    if (strip_name(&word, name)) {
+      *text = word;
+      found = true;
+    }
+  }
+  return found;
+}

@@ -61,14 +61,8 @@ static const struct {
 };
 
 _Noreturn void end_as_told(void) {
-  const char* rest = command_line;
-  struct word told = {NULL, 0};
-  for (struct word word; next_word(&rest, &word);) {
-    if (strip_name(&word, "end")) {
-      told = word;
-    }
-  }
-  if (told.text == NULL) {
+  struct word told;
+  if (!text_word("end", &told)) {
     end_power_off();
   }
   for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); ++i) {

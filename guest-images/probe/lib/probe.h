@@ -38,11 +38,17 @@ static inline void out8(uint16_t port, uint8_t value) {
 static inline uint8_t mmio_read8(uint64_t address) {
   return *(volatile uint8_t*)address;
 }
+static inline uint16_t mmio_read16(uint64_t address) {
+  return *(volatile uint16_t*)address;
+}
 static inline uint32_t mmio_read32(uint64_t address) {
   return *(volatile uint32_t*)address;
 }
 static inline void mmio_write8(uint64_t address, uint8_t value) {
   *(volatile uint8_t*)address = value;
+}
+static inline void mmio_write16(uint64_t address, uint16_t value) {
+  *(volatile uint16_t*)address = value;
 }
 static inline void mmio_write32(uint64_t address, uint32_t value) {
   *(volatile uint32_t*)address = value;
@@ -119,6 +125,8 @@ bool strip_name(struct word* word, const char* name);
 bool take_number(struct word* word, uint64_t* number);
 // The value of the last word NAME=NUMBER, or `otherwise`.
 uint64_t number_word(const char* name, uint64_t otherwise);
+// Whether there is a word NAME=TEXT, and the TEXT of the last one.
+bool text_word(const char* name, struct word* text);
 extern const char* command_line;
 
 // --- what the VMM told at the start --------------------------------------------------------------
@@ -145,6 +153,8 @@ struct memory_map_entry {
 };
 #define MEMORY_MAP_RAM 1
 extern const struct start_info* start_info;
+// The ACPI table with this signature, or 0.
+uint64_t acpi_table(const char* signature);
 // First address behind the probe itself.
 extern uint8_t probe_end[];
 

@@ -12,6 +12,7 @@ const struct test tests[] = {
     {"exits", test_exits},
     {"irq", test_irq},
     {"touch", test_touch},
+    {"blk", test_blk},
     {"echo", test_echo},
     {"serial-irq", test_serial_irq},
     {"button", test_button},

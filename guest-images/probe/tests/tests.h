@@ -13,6 +13,7 @@ void test_spin(const struct argument* argument);
 void test_exits(const struct argument* argument);
 void test_irq(const struct argument* argument);
 void test_touch(const struct argument* argument);
+void test_blk(const struct argument* argument);
 void test_echo(const struct argument* argument);
 void test_serial_irq(const struct argument* argument);
 void test_button(const struct argument* argument);
