@@ -8,14 +8,14 @@ import platform
 UNITS = [(1.0, "s", 1.0), (1e-3, "ms", 1e3), (0.0, "µs", 1e6)]
 
 
-BYTES = ("resident", "anonymous")
+FORMATS = {"resident": lambda value: f"{value / 2**20:.2f} MiB", "anonymous": lambda value: f"{value / 2**20:.2f} MiB",
+           "iops": lambda value: f"{value:.0f}/s", "bandwidth": lambda value: f"{value / 1e6:.0f} MB/s",
+           "doorbells": lambda value: f"{value:.2f}", "others": lambda value: f"{value:.0%}"}
 
 
 def show(value, figure=""):
-    """A figure with its unit: those of BYTES are bytes, all others seconds."""
-    if figure in BYTES:
-        return f"{value / 2**20:.2f} MiB"
-    return show_time(value)
+    """A figure with its unit: seconds, but for those of FORMATS."""
+    return FORMATS.get(figure, show_time)(value)
 
 
 def show_time(seconds):
@@ -84,17 +84,13 @@ def plot(result, key):
     return "".join(parts)
 
 
-def page(result):
-    keys = []
-    for contender in result["contenders"]:
-        keys.extend(key for key in contender["figures"] or {} if key not in keys)
+def document(result, sections, commands):
+    """One HTML file of the sections and the commands of `commands`, a list of contenders."""
     body = [f"<h1>vireo-bench {html.escape(result['benchmark'])}</h1>",
             f"<p>{html.escape(json.dumps(result['machine']))}<br>"
-            f"{html.escape(json.dumps(result['settings']))}</p>"]
-    for key in keys:
-        body.append(f"<h2>{html.escape(key)}</h2>{plot(result, key)}")
+            f"{html.escape(json.dumps(result['settings']))}</p>", *sections]
     body.append("<h2>commands</h2><dl>")
-    for contender in result["contenders"]:
+    for contender in commands:
         body.append(f"<dt>{html.escape(contender['name'])}</dt>"
                     f"<dd><code>{html.escape(' '.join(contender['command']))}</code></dd>")
     body.append("</dl>")
@@ -103,3 +99,10 @@ def page(result):
              "code{overflow-wrap:anywhere}")
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>vireo-bench</title>'
             f"<style>{style}</style><body>{''.join(body)}</body></html>\n")
+
+
+def page(result):
+    keys = []
+    for contender in result["contenders"]:
+        keys.extend(key for key in contender["figures"] or {} if key not in keys)
+    return document(result, [f"<h2>{html.escape(key)}</h2>{plot(result, key)}" for key in keys], result["contenders"])
