@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/device_set.h"
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <ctime>
 #include <utility>
 
@@ -44,7 +46,8 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::open(const Config& config, const C
   return devices;
 }
 
-Result<> DeviceSet::create(const Config& config, SerialOutput& serial_output) {
+Result<> DeviceSet::create(const Config& config, std::vector<OpenDisk> disks,
+                           SerialOutput& serial_output) {
   MachineEvents& events = context_.events;
   serial_line_ = context_.vm.create_line_interrupt(layout::kCom1Gsi);
   keyboard_line_ = context_.vm.create_line_interrupt(layout::kKeyboardGsi);
@@ -69,19 +72,37 @@ Result<> DeviceSet::create(const Config& config, SerialOutput& serial_output) {
         std::make_unique<BootTimer>(context_.timeline.start_ns(), context_.timeline.start_cpu_ns());
     mmio_.add(layout::kBootTimer.value(), layout::kBootTimerSize, *boot_timer_, "boot-timer");
   }
-  return create_virtio(config);
+  return create_virtio(config, std::move(disks));
 }
 
-Result<> DeviceSet::create_virtio(const Config& config) {
-  const auto add = [this](std::string_view name, std::unique_ptr<VirtioDevice> device) {
-    auto slot = std::make_unique<VirtioSlot>();
-    slot->name = name;
-    slot->device = std::move(device);
-    slot->quiesced_task.bind<DeviceSet, &DeviceSet::on_quiesced>(this);
-    virtio_.push_back(std::move(slot));
-  };
+DeviceSet::VirtioSlot& DeviceSet::add_slot(std::string_view name,
+                                           std::unique_ptr<VirtioDevice> device, bool one_reactor) {
+  auto slot = std::make_unique<VirtioSlot>();
+  slot->name = name;
+  slot->quiesced_task.bind<DeviceSet, &DeviceSet::on_quiesced>(this);
+  slot->flush.bind<DeviceSet, &DeviceSet::on_flushed>(this);
+  // The threads get the queues of all devices in turn.
+  const std::size_t threads = context_.io_reactors.size();
+  const std::size_t wanted =
+      std::min(threads, one_reactor ? std::size_t{1} : device->queue_max_sizes().size());
+  slot->reactors.push_back(&context_.reactor);
+  for (std::size_t i = 0; i < wanted; ++i) {
+    slot->reactors.push_back(context_.io_reactors[next_io_reactor_++ % threads]);
+  }
+  slot->device = std::move(device);
+  virtio_.push_back(std::move(slot));
+  return *virtio_.back();
+}
+
+Result<> DeviceSet::create_virtio(const Config& config, std::vector<OpenDisk> disks) {
+  for (OpenDisk& disk : disks) {
+    const bool one_reactor = disk.disk->one_reactor();
+    auto device = std::make_unique<BlockDevice>(disk.settings, std::move(disk.disk));
+    BlockDevice& block = *device;
+    add_slot("virtio-blk", std::move(device), one_reactor).block = &block;
+  }
   if (config.rng) {
-    add("virtio-rng", std::make_unique<RngDevice>(config.rng->rate_limit));
+    add_slot("virtio-rng", std::make_unique<RngDevice>(config.rng->rate_limit), false);
   }
 
   if (over_pci(config)) {
@@ -113,8 +134,8 @@ Result<> DeviceSet::add_mmio(VirtioSlot& slot, std::size_t number) {
       .size = layout::kVirtioMmioSize,
       .gsi = kDeviceGsis.at(number)};
   TRY_ASSIGN(slot.line, context_.vm.create_irqfd(slot.window.gsi));
-  const std::array reactors = {&context_.reactor};
-  TRY_ASSIGN(slot.mmio, MmioTransport::create(*slot.device, context_.memory, reactors, *slot.line));
+  TRY_ASSIGN(slot.mmio,
+             MmioTransport::create(*slot.device, context_.memory, slot.reactors, *slot.line));
   for (unsigned queue = 0; queue < slot.core().queue_count(); ++queue) {
     TRY(context_.vm.add_ioeventfd(
         GuestAddress(slot.window.address.value() + VIRTIO_MMIO_QUEUE_NOTIFY), sizeof(std::uint32_t),
@@ -134,8 +155,8 @@ Result<> DeviceSet::add_pci(VirtioSlot& slot, std::size_t number) {
                             kMost));
   }
   slot.router = std::make_unique<KvmMsiRouter>(context_.vm);
-  const std::array reactors = {&context_.reactor};
-  TRY_ASSIGN(slot.pci, PciTransport::create(*slot.device, context_.memory, reactors, *slot.router));
+  TRY_ASSIGN(slot.pci,
+             PciTransport::create(*slot.device, context_.memory, slot.reactors, *slot.router));
   return pci_root_->add(static_cast<unsigned>(number) + 1, slot.pci->function());
 }
 
@@ -164,8 +185,49 @@ void DeviceSet::quiesce(Task& done) {
 
 void DeviceSet::on_quiesced() {
   if (--moving_ == 0) {
+    flush_disks();
+  }
+}
+
+/// What disks hold back would be lost with this process. Their queues stand still, and leave them
+/// to this thread.
+void DeviceSet::flush_disks() {
+  flushing_ = 1;  // this function
+  for (const auto& slot : virtio_) {
+    if (slot->block != nullptr && slot->block->disk().wants_flush()) {
+      ++flushing_;
+      slot->flush.kind = DiskOp::Kind::kFlush;
+      slot->block->disk().start(slot->flush, context_.reactor.ring());
+    }
+  }
+  one_flushed();
+}
+
+void DeviceSet::on_flushed(DiskOp& op, int errnum) {
+  if (errnum != 0) {
+    const auto slot =
+        std::ranges::find_if(virtio_, [&op](const auto& s) { return &s->flush == &op; });
+    log_error("block",
+              "disk {}: its last flush failed: {}; what was written since the one before is lost",
+              (*slot)->block->id(), std::strerror(errnum));
+  }
+  one_flushed();
+}
+
+void DeviceSet::one_flushed() {
+  if (--flushing_ == 0) {
     context_.reactor.post(*std::exchange(quiesced_, nullptr));
   }
+}
+
+std::vector<const BlockDevice*> DeviceSet::disks() const {
+  std::vector<const BlockDevice*> disks;
+  for (const auto& slot : virtio_) {
+    if (slot->block != nullptr) {
+      disks.push_back(slot->block);
+    }
+  }
+  return disks;
 }
 
 void DeviceSet::freeze() {

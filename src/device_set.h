@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,7 @@
 #include "devices/virtio/pci_transport.h"
 #include "src/bus/bus.h"
 #include "src/config.h"
+#include "src/disks.h"
 #include "src/io/reactor.h"
 #include "src/kvm/vm.h"
 #include "src/pci_host.h"
@@ -39,6 +41,7 @@ class DeviceSet {
     KvmVm& vm;
     GuestMemory& memory;
     Reactor& reactor;
+    std::span<Reactor* const> io_reactors;  ///< serve the queues, where there are any
     MachineEvents& events;
     ConsoleListener& console_listener;
     const Timeline& timeline;
@@ -53,14 +56,14 @@ class DeviceSet {
 
   /// Makes the devices; the guest's text goes to `serial_output`. Once, before freeze().
   /// Errors: kConfig where there are more than the machine has room for.
-  Result<> create(const Config& config, SerialOutput& serial_output);
+  Result<> create(const Config& config, std::vector<OpenDisk> disks, SerialOutput& serial_output);
   /// The buses are fixed from here on; the vCPU threads may start.
   void freeze();
 
   /// Begins to serve the console's reader. On the reactor's thread.
   void start() { console_->start(*serial_); }
-  /// Has all devices stand still: nothing of theirs is in flight. `done` runs then. On the
-  /// reactor's thread, while no vCPU runs.
+  /// Has all devices stand still: nothing of theirs is in flight, and disks hold nothing back.
+  /// `done` runs then. On the reactor's thread, while no vCPU runs.
   void quiesce(Task& done);
   /// All devices as after create(), for a guest that was reset. While they stand still.
   void reset();
@@ -71,9 +74,13 @@ class DeviceSet {
   bool send_ctrl_alt_del() { return i8042_->send_ctrl_alt_del(); }
 
   Console& console() { return *console_; }
+  /// Removes its socket's name, where the set itself cannot be destroyed. After everything else.
+  void close_console() { console_.reset(); }
   /// Where virtio-mmio devices are, for the guest's tables.
   std::vector<arch::MmioDevice> mmio_devices() const;
   bool has_pci() const { return pci_root_ != nullptr; }
+  /// The disks, in the guest's order.
+  std::vector<const BlockDevice*> disks() const;
   const Bus& ports() const { return ports_; }
   const Bus& mmio() const { return mmio_; }
 
@@ -84,6 +91,9 @@ class DeviceSet {
 
     std::string_view name;  // "virtio-rng", for the exit profile; a literal
     std::unique_ptr<VirtioDevice> device;
+    BlockDevice* block = nullptr;  // the same, where it is one
+    DiskOp flush;
+    std::vector<Reactor*> reactors;  // see VirtioTransport::Context
     std::unique_ptr<Interrupt> line;
     arch::MmioDevice window;
     std::unique_ptr<MmioTransport> mmio;
@@ -94,10 +104,15 @@ class DeviceSet {
 
   explicit DeviceSet(const Context& context) : context_(context) {}
 
-  Result<> create_virtio(const Config& config);
+  Result<> create_virtio(const Config& config, std::vector<OpenDisk> disks);
+  VirtioSlot& add_slot(std::string_view name, std::unique_ptr<VirtioDevice> device,
+                       bool one_reactor);
   Result<> add_mmio(VirtioSlot& slot, std::size_t number);
   Result<> add_pci(VirtioSlot& slot, std::size_t number);
   void on_quiesced();
+  void flush_disks();
+  void on_flushed(DiskOp& op, int errnum);
+  void one_flushed();
 
   const Context context_;
   std::unique_ptr<Interrupt> serial_line_;
@@ -114,7 +129,9 @@ class DeviceSet {
   std::unique_ptr<KvmDoorbells> doorbells_;
   std::unique_ptr<PciRoot> pci_root_;  // none where all devices are reached by MMIO
   std::vector<std::unique_ptr<VirtioSlot>> virtio_;
-  std::size_t moving_ = 0;  // devices that do not stand still yet
+  std::size_t next_io_reactor_ = 0;
+  std::size_t moving_ = 0;    // devices that do not stand still yet
+  std::size_t flushing_ = 0;  // disks whose last flush is not done yet
   Task* quiesced_ = nullptr;
   Bus ports_;
   Bus mmio_;

@@ -18,6 +18,8 @@ namespace {
 constexpr std::uint64_t kSecond = 1'000'000'000;
 /// How long the end waits for a console reader that has stopped.
 constexpr std::uint64_t kConsoleTimeoutNs = kSecond;
+/// And for a disk that does not answer.
+constexpr std::uint64_t kDiskTimeoutNs = 30 * kSecond;
 
 // Exit statuses, as README has them; those of errors are in main.
 constexpr int kExitOk = 0;
@@ -46,6 +48,14 @@ Machine::Machine(const Config& config, Timeline& timeline)
 Machine::~Machine() {
   stop_vcpus();
   forget_bus_errors();
+  if (hung_) {
+    // The kernel has operations of theirs: they end with the process, and no sooner.
+    devices_->close_console();
+    static_cast<void>(devices_.release());
+    static_cast<void>(io_threads_.release());
+    static_cast<void>(reactor_.release());
+    static_cast<void>(memory_.release());
+  }
 }
 
 Result<int> Machine::run() {
@@ -76,20 +86,40 @@ Result<int> Machine::run() {
   if (end_listener_) {
     end_listener_();
   }
-  restarting_ = false;
-  devices_->quiesce(devices_quiet_task_);
-  devices_->console().finish(kConsoleTimeoutNs);
+  finish_devices();
   restore_terminal();
   timeline_.record(Step::kEnd);
   TRY(std::move(served));
   TRY(write_reports());
+  if (!failure_) {
+    failure_ = io_threads_->failure();
+  }
   if (failure_) {
     return std::unexpected(*failure_);
   }
   return exit_status();
 }
 
+/// Requests that are in flight end as they would have.
+void Machine::finish_devices() {
+  restarting_ = false;
+  devices_->quiesce(devices_quiet_task_);
+  hung_ = !reactor_->run_until([this] { return devices_quiet_; }, kDiskTimeoutNs);
+  if (hung_) {
+    log_error("machine", "a disk has not answered for {}: leaving without its last requests",
+              format_duration(kDiskTimeoutNs));
+  } else {
+    io_threads_->stop();
+  }
+  devices_->console().finish(kConsoleTimeoutNs);
+}
+
 Result<> Machine::start_vcpus() {
+  TRY(io_threads_->start(
+      [this] {
+        return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kIo) : Result<>();
+      },
+      [this] { end(End::kFailed); }));
   for (const auto& vcpu : vcpus_) {
     TRY(vcpu->start());
   }
@@ -254,7 +284,8 @@ void Machine::on_reset() {
 
 void Machine::on_devices_quiet() {
   if (!std::exchange(restarting_, false)) {
-    return;  // it was for the end
+    devices_quiet_ = true;
+    return;
   }
   if (Result<> restarted = restart(); !restarted) {
     failure_ = std::move(restarted).error().context("restarting the guest");

@@ -20,9 +20,11 @@
 #include "src/bus/bus.h"
 #include "src/config.h"
 #include "src/device_set.h"
+#include "src/disks.h"
 #include "src/events.h"
 #include "src/io/reactor.h"
 #include "src/io/signals.h"
+#include "src/io_threads.h"
 #include "src/kvm/vcpu.h"
 #include "src/kvm/vm.h"
 #include "src/limits.h"
@@ -130,6 +132,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> setup_boot_vcpu(const EntryPoint& entry);
   SandboxPaths sandbox_paths(std::span<const int> further) const;
   Result<> start_vcpus();
+  void finish_devices();
 
   void set_state(MachineState state);
   void saw_readiness();
@@ -173,6 +176,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::optional<ReportFile> profile_file_;
   std::optional<ReportFile> metrics_file_;
   std::optional<Error> failure_;  // of End::kFailed
+  std::vector<OpenDisk> disks_;   // until the devices have them
 
   std::atomic<End> end_ = End::kNone;
   std::atomic<std::uint32_t> phase_ = 0;  // guest marks so far
@@ -182,6 +186,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   bool ready_ = false;
   bool stop_requested_ = false;
   bool restarting_ = false;
+  bool devices_quiet_ = false;  // for the end
+  bool hung_ = false;           // a disk does not answer
   bool runs_after_restart_ = false;
   std::uint64_t stop_timeout_ns_ = kStopTimeoutNs;
   std::uint32_t restarts_ = 0;
@@ -200,6 +206,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   KvmStats vm_stats_;
   UniqueFd statm_;  // /proc/self/statm, where there is one
   std::unique_ptr<Reactor> reactor_;
+  std::unique_ptr<IoThreads> io_threads_;
   std::unique_ptr<SignalWatch> signals_;
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<Timer> stop_timer_;

@@ -22,9 +22,10 @@ namespace vireo {
 namespace {
 
 /// io_uring operations that the program uses: the ring takes no others.
-constexpr std::array<std::uint8_t, 6> kOpcodes = {IORING_OP_READ,     IORING_OP_WRITE,
-                                                  IORING_OP_POLL_ADD, IORING_OP_ACCEPT,
-                                                  IORING_OP_TIMEOUT,  IORING_OP_ASYNC_CANCEL};
+constexpr auto kOpcodes =
+    std::to_array<std::uint8_t>({IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
+                                 IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD,
+                                 IORING_OP_ACCEPT, IORING_OP_TIMEOUT, IORING_OP_ASYNC_CANCEL});
 
 BootConfig boot_config(const Config& all) {
   const BootOptions& options = all.boot;
@@ -88,6 +89,7 @@ Result<> Machine::open_inputs() {
     return {};
   };
   TRY(open_report(timeline_file_, config_.process.timeline, "process.timeline"));
+  TRY_ASSIGN(disks_, open_disks(config_));
   TRY(open_report(profile_file_, config_.process.profile, "process.profile"));
   return open_report(metrics_file_, config_.metrics_path, "metrics.path");
 }
@@ -120,6 +122,7 @@ Result<> Machine::create_vm() {
 
 Result<> Machine::create_devices() {
   TRY_ASSIGN(reactor_, Reactor::create({.allowed_opcodes = kOpcodes}));
+  TRY_ASSIGN(io_threads_, IoThreads::create(config_.machine.io_threads, kOpcodes));
   signals_ = std::make_unique<SignalWatch>(*reactor_);
   TRY(signals_->open(kSignals));
   supervisor_ = std::make_unique<Supervisor>(*reactor_);
@@ -132,6 +135,7 @@ Result<> Machine::create_devices() {
   TRY_ASSIGN(devices_, DeviceSet::open(config_, {.vm = *vm_,
                                                  .memory = *memory_,
                                                  .reactor = *reactor_,
+                                                 .io_reactors = io_threads_->reactors(),
                                                  .events = *this,
                                                  .console_listener = *this,
                                                  .timeline = timeline_}));
@@ -149,7 +153,7 @@ Result<> Machine::create_devices() {
     TRY(vm_stats_.open(vm_->fd()));
     statm_ = UniqueFd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
   }
-  TRY(devices_->create(config_, *serial_output));
+  TRY(devices_->create(config_, std::move(disks_), *serial_output));
   timeline_.record(Step::kDevicesReady);
   return {};
 }

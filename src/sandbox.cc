@@ -139,6 +139,8 @@ Result<> narrow_sandbox(SandboxedThread kind) {
       return install_filter(kMainFilter, "the main thread");
     case SandboxedThread::kVcpu:
       return install_filter(kVcpuFilter, "a vCPU's thread");
+    case SandboxedThread::kIo:
+      return install_filter(kIoFilter, "an I/O thread");
   }
   std::unreachable();
 #endif

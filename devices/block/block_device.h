@@ -40,7 +40,7 @@ class BlockDevice final : public VirtioDevice {
   void reset() override {}
 
   const std::string& id() const { return shared_.id; }
-  const Disk& disk() const { return *shared_.disk; }
+  Disk& disk() { return *shared_.disk; }
   const BlockCounters& counters() const { return shared_.counters; }
   /// Any thread.
   RateLimiter& limiter() { return shared_.limiter; }

@@ -49,7 +49,9 @@ Result<> Reactor::run() {
   return {};
 }
 
-bool Reactor::drain(std::uint64_t limit_ns) {
+/// Serves until `done(n)` says so, n being the Ops in flight for the limit's own sake.
+template <typename Done>
+bool Reactor::serve_until(Done done, std::uint64_t limit_ns) {
   Timer limit(*this);
   struct Expiry {
     void expire() { expired = true; }
@@ -57,16 +59,26 @@ bool Reactor::drain(std::uint64_t limit_ns) {
   } expiry;
   limit.bind<Expiry, &Expiry::expire>(&expiry);
   limit.arm(limit_ns);
-  const auto others = [&] {
-    return ring_.in_flight() - (wake_op_.in_flight() ? 1U : 0U) - (limit.in_flight() ? 1U : 0U);
-  };
-  const auto tasks_wait = [this] { return posted_.load(std::memory_order_acquire) != nullptr; };
-  while ((others() > 0 || tasks_wait()) && !expiry.expired && turn(!tasks_wait())) {
+  const auto finished = [&] { return done(limit.in_flight() ? 1U : 0U); };
+  while (!finished() && !expiry.expired &&
+         turn(posted_.load(std::memory_order_acquire) == nullptr)) {
   }
   limit.cancel();
   while (limit.in_flight() && turn(true)) {
   }
-  return others() == 0 && !tasks_wait();
+  return finished();
+}
+
+bool Reactor::run_until(const std::function<bool()>& done, std::uint64_t limit_ns) {
+  return serve_until([&done](unsigned /*own*/) { return done(); }, limit_ns);
+}
+
+bool Reactor::drain(std::uint64_t limit_ns) {
+  const auto idle = [this](unsigned own) {
+    return ring_.in_flight() - (wake_op_.in_flight() ? 1U : 0U) - own == 0 &&
+           posted_.load(std::memory_order_acquire) == nullptr;
+  };
+  return serve_until(idle, limit_ns);
 }
 
 void Reactor::stop() {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -82,6 +83,8 @@ class Reactor {
   Result<> start();
   /// Serves completions and tasks until stop(). An error means that io_uring itself failed.
   Result<> run();
+  /// Serves completions and tasks until `done` says so. Gives up after `limit_ns` and says false.
+  bool run_until(const std::function<bool()>& done, std::uint64_t limit_ns);
   /// Serves completions and tasks until no Op but the reactor's own is in flight and no task waits;
   /// cancelling what would never complete is its owner's part. Gives up after `limit_ns` and says
   /// false.
@@ -109,6 +112,8 @@ class Reactor {
   friend class Call;
   Reactor() = default;
 
+  template <typename Done>
+  bool serve_until(Done done, std::uint64_t limit_ns);
   Result<> turn(bool wait);
   void run_tasks();
   void arm_wake();

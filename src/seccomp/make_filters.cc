@@ -109,6 +109,7 @@ int main(int argc, char** argv) {
   print_filter("kCommonFilter", kAll);
   print_filter("kMainFilter", kMain);
   print_filter("kVcpuFilter", kVcpu);
+  print_filter("kIoFilter", kIo);
   std::printf("}  // namespace vireo\n");
   return 0;
 }

@@ -20,7 +20,8 @@ namespace vireo::seccomp {
 inline constexpr unsigned kMain = 1;   ///< the reactor's thread, which also ends the VM
 inline constexpr unsigned kVcpu = 2;   ///< a vCPU's thread
 inline constexpr unsigned kStart = 4;  ///< between the sandbox's entry and the last thread's start
-inline constexpr unsigned kAll = kMain | kVcpu | kStart;
+inline constexpr unsigned kIo = 8;     ///< a thread that serves queues, and nothing else
+inline constexpr unsigned kAll = kMain | kVcpu | kStart | kIo;
 
 /// How an argument is compared.
 enum class Compare : std::uint8_t {
@@ -62,17 +63,18 @@ inline constexpr auto kRules = std::to_array<Rule>({
     any(kAll, "futex"),
     any(kAll, "brk"),
     any(kStart, "mmap"),
-    rare("a large block", any(kMain | kVcpu, "mmap")),
+    rare("a large block", any(kMain | kVcpu | kIo, "mmap")),
     any(kMain, "munmap"),
-    rare("a large block", any(kVcpu, "munmap")),
+    rare("a large block", any(kVcpu | kIo, "munmap")),
     any(kStart, "mprotect"),
-    any(kMain | kVcpu, "madvise"),  // guest memory at a restart, the stack of a thread that ends
+    any(kMain | kVcpu | kIo,
+        "madvise"),  // guest memory at a restart, the stack of a thread that ends
     any(kAll, "rt_sigprocmask"),
     any(kVcpu, "rt_sigreturn"),
     any(kStart, "rt_sigaction"),
     rare("the kernel's own, when a stop interrupts a wait with a limit",
          any(kAll, "restart_syscall")),
-    any(kVcpu | kStart, "exit"),
+    any(kVcpu | kIo | kStart, "exit"),
     any(kMain, "exit_group"),
     rare("abort() and a signal that ends the process", any(kAll, "gettid")),
     rare("abort() and a signal that ends the process", any(kAll, "getpid")),
@@ -83,9 +85,9 @@ inline constexpr auto kRules = std::to_array<Rule>({
     // Wake-ups, interrupts and the log.
     any(kAll, "write"),
     any(kMain | kStart, "sendto"),
-    rare("a vCPU's error in a log that is a socket", any(kVcpu, "sendto")),
+    rare("an error in a log that is a socket", any(kVcpu | kIo, "sendto")),
     any(kMain, "poll"),
-    rare("a log that is a pipe which cannot be opened again", any(kVcpu | kStart, "poll")),
+    rare("a log that is a pipe which cannot be opened again", any(kVcpu | kIo | kStart, "poll")),
     ioctl(kMain, KVM_IRQ_LINE),
     rare("ACPI's interrupt, when the guest has seen its power button", ioctl(kVcpu, KVM_IRQ_LINE)),
 
@@ -98,7 +100,7 @@ inline constexpr auto kRules = std::to_array<Rule>({
     any(kMain | kVcpu, "mincore"),  // a mark of the guest ends a phase of the profile
 
     // The reactor.
-    any(kMain, "io_uring_enter"),
+    any(kMain | kIo, "io_uring_enter"),
     equal(kStart, "io_uring_register", 1, IORING_REGISTER_ENABLE_RINGS),
     equal(kStart, "io_uring_register", 1, IORING_REGISTER_RING_FDS),
     equal(kMain, "io_uring_register", 1, IORING_UNREGISTER_RING_FDS),

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/disks.h"
+
+#include <cerrno>
+#include <utility>
+
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+#include "devices/block/overlay_disk.h"
+#include "devices/block/overlay_file.h"
+#include "devices/block/raw_disk.h"
+#include "src/base/fd_path.h"
+
+namespace vireo {
+
+namespace {
+
+Result<std::unique_ptr<Disk>> open_raw(const DiskConfig& config) {
+  TRY_ASSIGN(DiskFile file,
+             open_disk_file(config.path, {.writable = !config.readonly, .direct = config.direct}));
+  return std::make_unique<RawDisk>(std::move(file));
+}
+
+Result<std::unique_ptr<Disk>> open_over_base(const DiskConfig& config) {
+  TRY_ASSIGN(DiskFile base_file, open_disk_file(config.path, {}));
+  TRY_ASSIGN(const OverlayBase base, overlay_base_of(config.path, base_file));
+  if (!is_inherited(config.overlay) && ::access(config.overlay.c_str(), F_OK) < 0 &&
+      errno == ENOENT) {
+    TRY(make_overlay(config.overlay, base, base_file));
+  }
+  TRY_ASSIGN(OverlayFile overlay, open_overlay(config.overlay, true));
+  if (Result<> suits = check_overlay_base(overlay.header, base); !suits) {
+    return std::unexpected(std::move(suits).error().context(config.overlay));
+  }
+  return std::make_unique<OverlayDisk>(std::move(overlay), std::move(base_file));
+}
+
+Result<OpenDisk> open_disk(const DiskConfig& config, const MachineConfig& machine) {
+  auto disk = config.overlay.empty() ? open_raw(config) : open_over_base(config);
+  if (!disk) {
+    return std::unexpected(std::move(disk).error().context(fmt::format("disk \"{}\"", config.id)));
+  }
+  return OpenDisk{.settings = {.id = config.id,
+                               .readonly = config.readonly,
+                               .flush = config.cache == DiskCache::kWriteback,
+                               .queues = resolved_queues(config, machine),
+                               .rate_limit = config.rate_limit},
+                  .disk = std::move(*disk)};
+}
+
+}  // namespace
+
+Result<std::vector<OpenDisk>> open_disks(const Config& config) {
+  std::vector<OpenDisk> disks;
+  for (const DiskConfig& disk : config.disks) {
+    TRY_ASSIGN(OpenDisk opened, open_disk(disk, config.machine));
+    disks.push_back(std::move(opened));
+  }
+  return disks;
+}
+
+}  // namespace vireo
