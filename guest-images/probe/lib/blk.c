@@ -35,6 +35,11 @@ static void write_chain(struct blk* blk, uint32_t slot) {
 }
 
 static void make_slots(struct blk* blk, const struct blk_settings* settings) {
+  // §2.7.5.3.1: no chain is longer than the queue, an indirect one neither.
+  if (blk->queue.size < CHAIN) {
+    print("probe: blk: the queue is shorter than a request\n");
+    end_panic();
+  }
   uint32_t room = blk->indirect ? blk->queue.size : blk->queue.size / CHAIN;
   blk->depth = settings->depth < room ? settings->depth : room;
   blk->block_size = settings->block_size;
