@@ -27,26 +27,25 @@ IoThreads::~IoThreads() {
 
 Result<> IoThreads::start(const std::function<Result<>()>& begins, std::function<void()> failed) {
   failed_ = std::move(failed);
-  std::latch begun(static_cast<std::ptrdiff_t>(reactors_.size()));
   for (unsigned i = 0; i < reactors_.size(); ++i) {
     try {
-      threads_.emplace_back([this, i, &begins, &begun] { serve(i, begins, begun); });
+      threads_.emplace_back([this, i, &begins] { serve(i, begins); });
     } catch (const std::system_error& error) {
-      begun.count_down(static_cast<std::ptrdiff_t>(reactors_.size() - i));
       fail_with(
           Error(ErrorCode::kSystem, fmt::format("starting I/O thread {}: {}", i, error.what())));
       break;
     }
   }
-  begun.wait();
-  if (std::optional<Error> error = failure()) {
-    return std::unexpected(std::move(*error));
+  std::unique_lock lock(mutex_);
+  begun_changed_.wait(lock, [this] { return begun_ == threads_.size(); });
+  if (failure_) {
+    return std::unexpected(*failure_);
   }
   return {};
 }
 
-void IoThreads::serve(unsigned index, const std::function<Result<>()>& begins, std::latch& begun) {
-  ::pthread_setname_np(::pthread_self(), fmt::format("io{}", index).c_str());
+void IoThreads::serve(unsigned index, const std::function<Result<>()>& begins) {
+  ::pthread_setname_np(::pthread_self(), fmt::format("vireo-io{}", index).c_str());
   Reactor& reactor = *reactors_[index];
   Result<> served = reactor.start();
   if (served) {
@@ -54,15 +53,21 @@ void IoThreads::serve(unsigned index, const std::function<Result<>()>& begins, s
   }
   if (!served) {
     fail_with(std::move(served).error());
-    begun.count_down();
+    has_begun();
     return;
   }
-  begun.count_down();
+  has_begun();
   if (served = reactor.run(); !served) {
     fail_with(std::move(served).error());
     failed_();
   }
   reactor.close();
+}
+
+void IoThreads::has_begun() {
+  const std::scoped_lock lock(mutex_);
+  ++begun_;
+  begun_changed_.notify_all();
 }
 
 void IoThreads::stop() {

@@ -4,9 +4,9 @@
 // Owned by Machine. Made, started and stopped on the main thread.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <latch>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -41,7 +41,8 @@ class IoThreads {
  private:
   IoThreads() = default;
 
-  void serve(unsigned index, const std::function<Result<>()>& begins, std::latch& begun);
+  void serve(unsigned index, const std::function<Result<>()>& begins);
+  void has_begun();
   void fail_with(Error error);
 
   std::vector<std::unique_ptr<Reactor>> reactors_;
@@ -49,6 +50,8 @@ class IoThreads {
   std::vector<std::thread> threads_;
   std::function<void()> failed_;
   std::mutex mutex_;
+  std::condition_variable begun_changed_;
+  std::size_t begun_ = 0;  // threads that serve, or have failed to
   std::optional<Error> failure_;
 };
 

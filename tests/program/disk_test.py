@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Disks as a user has them: the probe's jobs on [[disk]], over both transports, and what is refused."""
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from probe_disk import job_values, pattern  # noqa: E402
+from vireo_process import PROBE, VIREO, run  # noqa: E402
+
+SIZE = 4 << 20
+# Where vireo has its first virtio-mmio device (arch/x86_64/layout.h), for a guest that reads no ACPI.
+FIRST_MMIO = "virtio_mmio.device=0x1000@0xc0001000:5"
+ON_TRANSPORTS = ("mmio", "pci")
+
+
+class Disk(unittest.TestCase):
+    def setUp(self):
+        # On a file system with direct I/O, which /tmp may not be.
+        directory = tempfile.TemporaryDirectory(dir="/var/tmp")
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+        self.image = self.directory / "image"
+        self.image.write_bytes(pattern(0, SIZE // 512))
+
+    def arguments(self, words, *options, disk="", transport="mmio"):
+        config = self.directory / "vm.toml"
+        config.write_text(f'[machine]\nmemory = "64M"\ntransport = "{transport}"\n', encoding="ascii")
+        return ("run", config, "--kernel", PROBE, "--cmdline", f"probe=blk {words} end=poweroff {FIRST_MMIO}",
+                "--disk", f"id=d,path={self.image}{disk}", *options)
+
+    def job(self, words, *options, **where):
+        """The values of the job's line."""
+        ended = run(*self.arguments(words, *options, **where))
+        self.assertEqual(ended.status, 0, ended)
+        values = job_values(ended.output)
+        self.assertTrue(values, ended)
+        return values
+
+    def refused(self, status, *words, **where):
+        ended = run(*self.arguments("", **where))
+        self.assertEqual(ended.status, status, ended)
+        self.assertEqual(ended.errors.count("\n"), 1, ended)
+        for word in words:
+            self.assertIn(word, ended.errors)
+
+    def test_each_job_on_each_transport(self):
+        for transport in ON_TRANSPORTS:
+            for words in ("op=randread verify=1 depth=32 count=2000", "op=read verify=1 bs=1048576 count=8",
+                          "op=write verify=1 bs=65536 depth=8 count=64 seed=5", "op=randmix depth=128 count=5000 flush=7",
+                          "op=randread depth=4 count=200 interrupts=1", "op=randwrite count=200 write_back=0",
+                          "op=randread depth=16 count=500 indirect=0 event_idx=0"):
+                with self.subTest(transport=transport, words=words):
+                    self.image.write_bytes(pattern(0, SIZE // 512))
+                    values = self.job(words, transport=transport)
+                    self.assertEqual((values["transport"], values["errors"], values["wrong"]), (transport, 0, 0))
+
+    def test_what_is_written_lies_in_the_image(self):
+        self.job("op=write verify=1 bs=65536 depth=4 count=64 seed=7 flush=64")
+        self.assertEqual(self.image.read_bytes(), pattern(0, SIZE // 512, 7))
+
+    def test_threads_that_serve_queues(self):
+        config = '[machine]\nio_threads = 2\nmemory = "64M"\n'
+        for queues in (1, 4):
+            with self.subTest(queues=queues):
+                file = self.directory / "threads.toml"
+                file.write_text(config, encoding="ascii")
+                arguments = list(self.arguments("op=randread verify=1 depth=32 count=5000", disk=f",queues={queues}"))
+                arguments[1] = file
+                ended = run(*arguments)
+                self.assertEqual(ended.status, 0, ended)
+                values = job_values(ended.output)
+                # Several queues are what transport = "auto" takes PCI for.
+                self.assertEqual((values["errors"], values["wrong"], values["transport"]),
+                                 (0, 0, "mmio" if queues == 1 else "pci"))
+
+    def test_a_disk_that_is_read_only_or_direct(self):
+        values = self.job("op=randwrite count=50", disk=",readonly")
+        self.assertEqual(values["errors"], 50)
+        self.assertEqual(self.image.read_bytes(), pattern(0, SIZE // 512))
+        values = self.job("op=randmix verify=1 bs=8192 depth=16 count=500 flush=50", disk=",direct")
+        self.assertEqual((values["errors"], values["wrong"]), (0, 0))
+
+    def test_an_overlay_keeps_what_a_guest_writes_and_leaves_the_base(self):
+        overlay = self.directory / "clone"
+        disk = f",overlay={overlay}"
+        for transport in ON_TRANSPORTS:
+            with self.subTest(transport=transport):
+                overlay.unlink(missing_ok=True)
+                self.job("op=write verify=1 bs=12288 depth=8 count=20 seed=9 flush=20", disk=disk, transport=transport)
+                read = self.job("op=read verify=1 bs=12288 count=20 seed=9", disk=disk, transport=transport)
+                self.assertEqual((read["errors"], read["wrong"]), (0, 0))
+                # Not flushed, but the end of the VM does not lose it.
+                self.job("op=write verify=1 bs=4096 count=8 seed=3", disk=disk, transport=transport)
+                read = self.job("op=read verify=1 bs=4096 count=8 seed=3", disk=disk, transport=transport)
+                self.assertEqual(read["wrong"], 0)
+                self.assertEqual(self.image.read_bytes(), pattern(0, SIZE // 512))
+                self.assertLess(overlay.stat().st_blocks * 512, SIZE // 2)
+                self.assertEqual([path.name for path in self.directory.iterdir() if "new" in path.name], [])
+
+    def test_a_disk_is_one_vms_alone(self):
+        with subprocess.Popen([VIREO, *map(str, self.arguments("op=randread ms=60000"))], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as first:
+            self.addCleanup(first.kill)
+            held = f"disk \"d\": {self.image}: in use by process {first.pid}: "
+            deadline = time.monotonic() + 60
+            while held not in run(*self.arguments("op=randread count=1")).errors:
+                self.assertLess(time.monotonic(), deadline)
+            self.refused(71, held, disk=",readonly")
+            first.kill()
+        self.job("op=randread count=1")
+
+    def test_what_is_no_disk_is_refused_by_its_name(self):
+        self.image.unlink()
+        self.refused(66, 'disk "d": ', "No such file or directory")
+        self.image.write_bytes(b"x" * 1000)
+        self.refused(65, 'disk "d": ', "its size is no multiple of 512 bytes; truncate --size=%512 pads it")
+        self.image.write_bytes(b"")
+        self.refused(65, 'disk "d": ', "it is empty")
+        self.image.write_bytes(bytes(1 << 20))
+        (self.directory / "other").write_bytes(bytes(1 << 16))
+        self.refused(65, 'disk "d": ', "no overlay of vireo's", disk=f",overlay={self.directory}/other")
+        self.assertEqual(sorted(path.name for path in self.directory.iterdir()), ["image", "other", "vm.toml"])
+
+    def test_a_full_file_system_costs_the_requests_that_find_no_room(self):
+        mount = self.directory / "full"
+        mount.mkdir()
+        self.image = mount / "image"
+        # A mount namespace of its own, which an ordinary user may have too.
+        prepare = 'mount -t tmpfs -o size=1M tmpfs "$1" && truncate -s 4M "$1/image" && shift && exec "$@"'
+        ended = subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", prepare, "sh", mount, VIREO,
+                                *map(str, self.arguments("op=write bs=4096 depth=8 count=1024"))],
+                               capture_output=True, text=True, timeout=120, check=False)
+        self.assertEqual(ended.returncode, 0, ended)
+        values = job_values(ended.stdout)
+        self.assertGreaterEqual(values["errors"], (SIZE - (1 << 20)) // 4096)
+        self.assertLess(values["errors"], 1024)
+        self.assertIn("a write failed: No space left on device", ended.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
