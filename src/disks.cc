@@ -12,6 +12,7 @@
 #include "devices/block/overlay_file.h"
 #include "devices/block/raw_disk.h"
 #include "src/base/fd_path.h"
+#include "src/volume.h"
 
 namespace vireo {
 
@@ -50,12 +51,27 @@ Result<OpenDisk> open_disk(const DiskConfig& config, const MachineConfig& machin
                   .disk = std::move(*disk)};
 }
 
+Result<OpenDisk> open_volume(const VolumeConfig& config) {
+  TRY(make_volume(config));
+  auto file = open_disk_file(config.path, {.writable = true});
+  if (!file) {
+    return std::unexpected(
+        std::move(file).error().context(fmt::format("volume \"{}\"", config.id)));
+  }
+  return OpenDisk{.settings = {.id = config.id},
+                  .disk = std::make_unique<RawDisk>(std::move(*file))};
+}
+
 }  // namespace
 
 Result<std::vector<OpenDisk>> open_disks(const Config& config) {
   std::vector<OpenDisk> disks;
   for (const DiskConfig& disk : config.disks) {
     TRY_ASSIGN(OpenDisk opened, open_disk(disk, config.machine));
+    disks.push_back(std::move(opened));
+  }
+  for (const VolumeConfig& volume : config.volumes) {
+    TRY_ASSIGN(OpenDisk opened, open_volume(volume));
     disks.push_back(std::move(opened));
   }
   return disks;
