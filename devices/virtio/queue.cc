@@ -253,10 +253,16 @@ bool Queue::needs_interrupt() {
 }
 
 void Queue::disarm() {
-  // With event indices the driver notifies only at avail_event, which lies behind it now.
-  if (!event_idx_) {
+  if (event_idx_) {
+    // An entry that was passed already: the driver notifies when it comes to it, so never.
+    store(avail_event_, static_cast<std::uint16_t>(next_avail_ - 1), std::memory_order_relaxed);
+  } else {
     store(used_flags_, VRING_USED_F_NO_NOTIFY, std::memory_order_relaxed);
   }
+}
+
+bool Queue::has_more() const {
+  return !broken_ && load(avail_idx_, std::memory_order_relaxed) != next_avail_;
 }
 
 bool Queue::rearm() {
@@ -266,7 +272,7 @@ bool Queue::rearm() {
     store(used_flags_, 0, std::memory_order_relaxed);
   }
   full_fence();
-  return !broken_ && load(avail_idx_, std::memory_order_relaxed) != next_avail_;
+  return has_more();
 }
 
 }  // namespace vireo

@@ -76,8 +76,10 @@ class Queue {
   /// After publish(): whether the driver wants an interrupt for what it has not been told of.
   bool needs_interrupt();
 
-  /// Asks for no notification while chains are being popped: a hint.
+  /// Asks for no notification while chains are being popped, or looked for: a hint.
   void disarm();
+  /// Whether pop() would find something.
+  bool has_more() const;
   /// Asks for a notification of the next chain. True where one came in before that could take
   /// effect: pop again.
   bool rearm();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/virtio/queue_handler.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "src/base/log.h"
@@ -24,6 +25,7 @@ void QueueHandler::start(const Context& context) {
 void QueueHandler::stop(Task& stopped) {
   CHECK(running() && stopped_ == nullptr);
   stopped_ = &stopped;
+  reactor().forget(*this);
   reactor().ring().cancel(kick_op_);
   reactor().ring().cancel(tokens_op_);
   finish_stop();
@@ -64,7 +66,40 @@ void QueueHandler::run() {
     finish_stop();
   } else if (queue().broken()) {
     context_.host->needs_reset();
-  } else if (served == Served::kSome || (served == Served::kAll && queue().rearm())) {
+  } else if (served == Served::kSome) {
+    serve_again();
+  } else if (served == Served::kAll) {
+    found_empty();
+  }
+}
+
+void QueueHandler::found_empty() {
+  look_until_ns_ = 0;
+  if (queue().outstanding() == 0) {
+    if (not_looking_ > 0) {
+      --not_looking_;
+    } else {
+      look_until_ns_ = monotonic_ns() + kLookNs;
+    }
+  }
+  reactor().before_sleep(*this);
+}
+
+void QueueHandler::look_for_work() {
+  if (look_until_ns_ != 0 && queue().has_more()) {
+    look_until_ns_ = 0;
+    misses_ = 0;
+    serve_again();
+  }
+}
+
+void QueueHandler::before_sleep() {
+  if (look_until_ns_ != 0) {
+    constexpr std::uint32_t kMissesMax = 1024;
+    misses_ = std::clamp(2 * misses_, std::uint32_t{1}, kMissesMax);
+    not_looking_ = misses_;
+  }
+  if (queue().rearm()) {
     serve_again();
   }
 }

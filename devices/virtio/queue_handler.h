@@ -34,8 +34,13 @@ class VirtioHost {
   virtual void needs_reset() = 0;
 };
 
-class QueueHandler {
+/// After its queue was found empty, and has nothing in flight, a handler looks for more for
+/// kLookNs before it lets the driver notify: a notification costs the guest an exit, and wakes a
+/// thread. Each time in a row that nothing comes, it looks half as often.
+class QueueHandler : SleepWatcher {
  public:
+  static constexpr std::uint64_t kLookNs = 32'000;
+
   struct Context {
     Queue* queue = nullptr;
     unsigned index = 0;
@@ -48,7 +53,7 @@ class QueueHandler {
   QueueHandler();
   QueueHandler(const QueueHandler&) = delete;
   QueueHandler& operator=(const QueueHandler&) = delete;
-  virtual ~QueueHandler() { CHECK(!running()); }
+  ~QueueHandler() override { CHECK(!running()); }
 
   /// Begins to serve, first what is in the queue already. What the context names outlives stop().
   void start(const Context& context);
@@ -74,12 +79,18 @@ class QueueHandler {
   /// all of a turn of the reactor at its end, with one interrupt.
   void give_back(DescriptorChain chain, std::uint32_t written);
 
-  Queue& queue() { return *context_.queue; }
+  Queue& queue() const { return *context_.queue; }
   Reactor& reactor() { return *context_.reactor; }
 
  private:
+  // SleepWatcher.
+  std::uint64_t look_until_ns() const override { return look_until_ns_; }
+  void look_for_work() override;
+  void before_sleep() override;
+
   void on_kick(Op& op, Completion completion);
   void on_tokens(Op& op, Completion completion);
+  void found_empty();
   void serve_again();
   void run();
   void finish_stop();
@@ -91,6 +102,9 @@ class QueueHandler {
   std::uint64_t kicks_ = 0;
   Task run_task_;
   Task* stopped_ = nullptr;
+  std::uint64_t look_until_ns_ = 0;  // 0: does not look
+  std::uint32_t not_looking_ = 0;    // for so many times yet
+  std::uint32_t misses_ = 0;         // looked in vain; how often it does not look thereupon
   bool run_pending_ = false;
   bool serving_ = false;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/io/reactor.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <span>
 #include <utility>
@@ -126,7 +127,55 @@ void Call::finish() {
   reactor_->calls_changed_.notify_all();
 }
 
+void Reactor::before_sleep(SleepWatcher& watcher) {
+  if (!std::exchange(watcher.awaits_sleep_, true)) {
+    watchers_.push_back(&watcher);
+  }
+}
+
+void Reactor::forget(SleepWatcher& watcher) {
+  if (std::exchange(watcher.awaits_sleep_, false)) {
+    std::erase(watchers_, &watcher);
+  }
+}
+
+bool Reactor::has_work() const {
+  return posted_.load(std::memory_order_acquire) != nullptr || ring_.has_completions();
+}
+
+/// Whether nothing is to be done, now that who watches has been asked.
+Result<bool> Reactor::may_sleep() {
+  if (watchers_.empty()) {
+    return true;
+  }
+  // What was prepared may be done at once; then nobody has to be asked yet.
+  TRY(ring_.submit(false));
+  std::uint64_t until_ns = 0;
+  for (const SleepWatcher* const watcher : watchers_) {
+    until_ns = std::max(until_ns, watcher->look_until_ns());
+  }
+  while (until_ns > 0 && monotonic_ns() < until_ns) {
+    if (has_work() || ring_.wants_entry()) {
+      return false;
+    }
+    for (SleepWatcher* const watcher : watchers_) {
+      watcher->look_for_work();
+    }
+  }
+  if (has_work()) {
+    return false;
+  }
+  for (SleepWatcher* const watcher : std::exchange(watchers_, {})) {
+    watcher->awaits_sleep_ = false;
+    watcher->before_sleep();
+  }
+  return !has_work();
+}
+
 Result<> Reactor::turn(bool wait) {
+  if (wait) {
+    TRY_ASSIGN(wait, may_sleep());
+  }
   TRY(ring_.submit(wait));
   ring_.run_completions(kBatch);
   run_tasks();

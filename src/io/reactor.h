@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "src/base/error.h"
 #include "src/base/fd.h"
@@ -71,6 +72,29 @@ class Call {
   bool finished_ = false;  // under the reactor's calls_mutex_
 };
 
+/// Somebody who has a last thing to do before a reactor sleeps. Owned by its user; not destroyed
+/// while it is awaited.
+class SleepWatcher {
+ public:
+  SleepWatcher() = default;
+  SleepWatcher(const SleepWatcher&) = delete;
+  SleepWatcher& operator=(const SleepWatcher&) = delete;
+  virtual ~SleepWatcher() { CHECK(!awaits_sleep_); }
+
+ protected:
+  /// Until when (CLOCK_MONOTONIC, ns) it is worth looking for work instead of sleeping; 0: it is
+  /// not.
+  virtual std::uint64_t look_until_ns() const = 0;
+  /// Posts a task where there is work.
+  virtual void look_for_work() = 0;
+  /// The reactor is about to sleep. A task that is posted from here keeps it awake.
+  virtual void before_sleep() = 0;
+
+ private:
+  friend class Reactor;
+  bool awaits_sleep_ = false;
+};
+
 class Reactor {
  public:
   /// Creates the reactor with its ring disabled. Any thread.
@@ -99,6 +123,10 @@ class Reactor {
   /// Runs `task` on the reactor's thread. Any thread; never blocks. From the reactor's own, it runs
   /// when the completions that are there have been served, in the same turn of the loop.
   void post(Task& task);
+  /// Before the reactor sleeps the next time, `watcher` is asked. Once, unless called again.
+  void before_sleep(SleepWatcher& watcher);
+  /// Takes that back.
+  void forget(SleepWatcher& watcher);
   /// Has `call` begun on the reactor's thread and waits for its end. False where the reactor serves
   /// no calls any more, and then it may have begun or not. Any thread but the reactor's; the caller
   /// holds no lock that the reactor could want.
@@ -115,6 +143,8 @@ class Reactor {
   template <typename Done>
   bool serve_until(Done done, std::uint64_t limit_ns);
   Result<> turn(bool wait);
+  Result<bool> may_sleep();
+  bool has_work() const;
   void run_tasks();
   void arm_wake();
   void on_wake(Op& op, Completion completion);
@@ -126,6 +156,7 @@ class Reactor {
   std::atomic<Task*> posted_ = nullptr;  // a stack; run in the order of posting
   std::atomic<bool> stopping_ = false;
   std::atomic<std::thread::id> thread_;  // the one that called start()
+  std::vector<SleepWatcher*> watchers_;
   std::mutex calls_mutex_;
   std::condition_variable calls_changed_;
   bool refusing_calls_ = false;

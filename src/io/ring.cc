@@ -2,6 +2,7 @@
 #include "src/io/ring.h"
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <vector>
 
@@ -28,7 +29,7 @@ unsigned setup_flags(const RingFeatures& features) {
   if (features.single_issuer) {
     flags |= IORING_SETUP_SINGLE_ISSUER;
     if (features.defer_taskrun) {
-      flags |= IORING_SETUP_DEFER_TASKRUN;
+      flags |= IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
     }
   }
   return flags;
@@ -214,6 +215,11 @@ Result<> Ring::submit(bool wait) {
     }
     return fail_errno(-result, "io_uring_enter");
   }
+}
+
+bool Ring::wants_entry() const {
+  return (std::atomic_ref(*ring_.sq.kflags).load(std::memory_order_relaxed) &
+          (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 
 unsigned Ring::run_completions(unsigned limit) {

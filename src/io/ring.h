@@ -119,6 +119,10 @@ class Ring {
 
   /// Submits what was prepared and, if `wait`, sleeps until a completion is there.
   Result<> submit(bool wait);
+  /// Whether run_completions() would find some now.
+  bool has_completions() const { return io_uring_cq_ready(&ring_) > 0; }
+  /// Whether it may find some after submit(). A hint: the kernel may leave it set for nothing.
+  bool wants_entry() const;
   /// Runs the completions that are there, at most `limit`; returns how many.
   unsigned run_completions(unsigned limit);
 
