@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What concerns several keys of the configuration at once.
 #include <algorithm>
+#include <array>
+#include <cctype>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -135,6 +137,20 @@ Result<> validate_root(const Config& config) {
   return {};
 }
 
+/// Whether cloud-init knows what to do with the text: it has its kind in front, or is MIME.
+bool is_user_data(std::string_view text) {
+  constexpr std::size_t kHead = 4096;  // as far as cloud-init looks
+  std::string head(text.substr(0, kHead));
+  std::ranges::transform(head, head.begin(), [](unsigned char c) { return std::tolower(c); });
+  const std::size_t start = head.find_first_not_of(" \t\r\n");
+  constexpr std::array<std::string_view, 6> kKinds = {
+      "#cloud-config", "#!", "#include", "#cloud-boothook", "#part-handler", "## template: jinja"};
+  return head.find("mime-version:") != std::string::npos ||
+         (start != std::string::npos && std::ranges::any_of(kKinds, [&](std::string_view kind) {
+            return std::string_view(head).substr(start).starts_with(kind);
+          }));
+}
+
 Result<> validate_cloud_init(const CloudInitConfig& cloud_init) {
   const bool texts = !cloud_init.user_data.empty() || !cloud_init.meta_data.empty() ||
                      !cloud_init.network_config.empty();
@@ -146,6 +162,13 @@ Result<> validate_cloud_init(const CloudInitConfig& cloud_init) {
     return fail(ErrorCode::kConfig,
                 "cloud_init.user_data: missing; wants a text such as \"#cloud-config\\n…\", or "
                 "cloud_init.seed an ISO of yours");
+  }
+  if (cloud_init.seed.empty() && !is_user_data(cloud_init.user_data)) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("cloud_init.user_data: {}: cloud-init would ignore it; wants "
+                            "#cloud-config, #!, #include, #cloud-boothook, #part-handler or "
+                            "## template: jinja at its beginning, or a MIME message",
+                            quoted(cloud_init.user_data)));
   }
   return {};
 }

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <iterator>
 
 #include <fcntl.h>
 #include <spawn.h>
@@ -21,14 +22,20 @@ namespace vireo {
 
 namespace {
 
-constexpr int kFileNumber = 3;  // of HelperProgram::kFile
-
 /// posix_spawn's two objects, with the program's descriptors and signals set up in them.
 class SpawnSetup {
  public:
   SpawnSetup() {
     ::posix_spawn_file_actions_init(&actions_);
     ::posix_spawnattr_init(&attributes_);
+    // Ours are blocked and ignored as a machine wants them.
+    sigset_t none;
+    sigset_t all;
+    ::sigemptyset(&none);
+    ::sigfillset(&all);
+    ::posix_spawnattr_setsigmask(&attributes_, &none);
+    ::posix_spawnattr_setsigdefault(&attributes_, &all);
+    ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   }
   SpawnSetup(const SpawnSetup&) = delete;
   SpawnSetup& operator=(const SpawnSetup&) = delete;
@@ -37,18 +44,10 @@ class SpawnSetup {
     ::posix_spawnattr_destroy(&attributes_);
   }
 
-  /// Ours are blocked and ignored as a machine wants them.
-  int reset_signals() {
-    sigset_t none;
-    sigset_t all;
-    ::sigemptyset(&none);
-    ::sigfillset(&all);
-    ::posix_spawnattr_setsigmask(&attributes_, &none);
-    ::posix_spawnattr_setsigdefault(&attributes_, &all);
-    return ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  /// The program has `from` as `to`.
+  void give(int from, int to) {
+    CHECK(::posix_spawn_file_actions_adddup2(&actions_, from, to) == 0);
   }
-  /// `from` stays open in the program as `to`, even where both are the same.
-  int give(int from, int to) { return ::posix_spawn_file_actions_adddup2(&actions_, from, to); }
 
   const posix_spawn_file_actions_t* actions() const { return &actions_; }
   const posix_spawnattr_t* attributes() const { return &attributes_; }
@@ -58,46 +57,51 @@ class SpawnSetup {
   posix_spawnattr_t attributes_ = {};
 };
 
-/// A copy above the numbers that the program's descriptors get, which would else overwrite one
-/// another.
-Result<UniqueFd> copy_above(int fd) {
-  UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, kFileNumber + 1));
-  if (!copy) {
-    return fail_errno(errno, "duplicating a descriptor");
+/// Gives the program its descriptors. They are copied first to above the numbers that it has for
+/// them, since there they could overwrite one another; `copies` are to live until it runs.
+Result<> give_files(SpawnSetup& setup, const HelperProgram& program, int messages,
+                    std::vector<UniqueFd>& copies) {
+  TRY_ASSIGN(const UniqueFd nothing, open_file("/dev/null", O_RDONLY));
+  std::vector<int> all = {nothing.get(), program.output < 0 ? messages : program.output, messages};
+  if (program.file >= 0) {
+    all.push_back(program.file);  // HelperProgram::kFile
   }
-  return copy;
+  const int count = static_cast<int>(all.size());
+  for (int number = 0; number < count; ++number) {
+    const int fd = all[static_cast<std::size_t>(number)];
+    copies.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, count));
+    if (!copies.back()) {
+      return fail_errno(errno, "duplicating a descriptor");
+    }
+    setup.give(copies.back().get(), number);
+  }
+  return {};
+}
+
+/// As execve() wants them.
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> all;
+  std::ranges::transform(texts, std::back_inserter(all), [](auto& text) { return text.data(); });
+  return all;
 }
 
 Result<pid_t> spawn(const HelperProgram& program, int messages) {
-  TRY_ASSIGN(const UniqueFd nothing, open_file("/dev/null", O_RDONLY));
-  TRY_ASSIGN(const UniqueFd input, copy_above(nothing.get()));
-  TRY_ASSIGN(const UniqueFd errors, copy_above(messages));
-  TRY_ASSIGN(const UniqueFd output, copy_above(program.output < 0 ? messages : program.output));
-  TRY_ASSIGN(const UniqueFd file, copy_above(program.file < 0 ? messages : program.file));
+  std::vector<UniqueFd> copies;
   SpawnSetup setup;
-  int failed = setup.reset_signals();
-  failed = failed != 0 ? failed : setup.give(input.get(), STDIN_FILENO);
-  failed = failed != 0 ? failed : setup.give(output.get(), STDOUT_FILENO);
-  failed = failed != 0 ? failed : setup.give(errors.get(), STDERR_FILENO);
-  failed = failed != 0 ? failed : setup.give(file.get(), kFileNumber);
-  std::string path = program.path;
+  TRY(give_files(setup, program, messages, copies));
   std::vector<std::string> arguments = program.arguments;
-  std::vector<std::string> environment = program.environment;
-  std::vector<char*> argv = {path.data()};
-  std::ranges::transform(arguments, std::back_inserter(argv),
-                         [](auto& text) { return text.data(); });
+  arguments.insert(arguments.begin(), program.path);
+  std::vector<char*> argv = pointers(arguments);
   argv.push_back(nullptr);
-  std::vector<char*> envp;
-  std::ranges::transform(environment, std::back_inserter(envp),
-                         [](auto& text) { return text.data(); });
+  std::vector<std::string> environment = program.environment;
+  std::vector<char*> envp = pointers(environment);
   for (char** own = environ; *own != nullptr; ++own) {
     envp.push_back(*own);
   }
   envp.push_back(nullptr);
   pid_t child = 0;
-  failed = failed != 0 ? failed
-                       : ::posix_spawn(&child, program.path.c_str(), setup.actions(),
-                                       setup.attributes(), argv.data(), envp.data());
+  const int failed = ::posix_spawn(&child, program.path.c_str(), setup.actions(),
+                                   setup.attributes(), argv.data(), envp.data());
   if (failed != 0) {
     return fail_errno(failed, program.path);
   }

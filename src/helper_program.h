@@ -21,14 +21,14 @@ std::string find_program(std::span<const std::string> directories,
                          std::span<const std::string_view> names);
 
 struct HelperProgram {
-  /// What the program finds the file of `file` as.
+  /// What the program finds `file` as.
   static constexpr const char* kFile = "/proc/self/fd/3";
 
   std::string path;
   std::vector<std::string> arguments;    ///< without the program's name
-  std::vector<std::string> environment;  ///< "NAME=value", beside what vireo itself has
-  int file = -1;                         ///< a descriptor of which it gets a copy
+  std::vector<std::string> environment;  ///< "NAME=value", before what vireo itself has
   int output = -1;                       ///< its stdout; none: the same as stderr
+  int file = -1;                         ///< a descriptor of which it gets a copy
 };
 
 /// Runs it to its end. The error is kSystem, and has the last line that it wrote to stderr.

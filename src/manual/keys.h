@@ -173,8 +173,9 @@ inline constexpr auto kKeys = std::to_array<Key>({
      "What the guest shall do, such as \"#cloud-config\\nhostname: web-1\". It must be given where "
      "there is no seed."},
     {"cloud_init.meta_data", "text", "",
-     "Which machine it is. Without it: the VM's name, and an instance-id that is another one when "
-     "a text is."},
+     "Which machine it is. Without it: the VM's name as local-hostname (at most 63 bytes of it, "
+     "with "
+     "- for _), and an instance-id that is another one when a text or the name is."},
     {"cloud_init.network_config", "text", "", "How its network is set up."},
     {"control.path", "path", "",
      "The control socket, which vireo-json(7) describes. Its owner alone may use it."},

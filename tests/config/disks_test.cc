@@ -211,6 +211,16 @@ TEST_CASE("disks: a seed is an ISO or texts, among which is the user's") {
     CHECK(refusal("cloud_init = { seed = \"a\", " + key + " = \"b\" }\n")
               .starts_with("cloud_init.seed: "));
   }
+  for (const std::string text : {"hostname: web-1", "# a comment", "\\n", "x #cloud-config"}) {
+    CHECK(refusal("cloud_init.user_data = \"" + text + "\"\n")
+              .find("would ignore it; wants #cloud") != std::string::npos);
+  }
+  for (const std::string text :
+       {"#cloud-config", "#Cloud-Config-archive\\n[]", "\\n  #!/bin/sh", "#include\\nhttp://a/b",
+        "#cloud-boothook", "#part-handler", "## template: jinja\\n#cloud-config",
+        "Content-Type: multipart/mixed\\nMIME-Version: 1.0"}) {
+    valid("cloud_init.user_data = \"" + text + "\"\n");
+  }
   CHECK(valid("cloud_init.seed = \"a\"\n").cloud_init->seed == "a");
   CHECK(valid("cloud_init.user_data = \"#!/bin/sh\\n\"\n").cloud_init->user_data == "#!/bin/sh\n");
 }
