@@ -3,6 +3,7 @@
 """vireo-bench block: what it makes of a job's line and of the threads of a VMM, and its runs."""
 import argparse
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -15,9 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools/bench"), str(ROOT / "tests/support")]
 import block  # noqa: E402
 import measure  # noqa: E402
-from vireo_process import PROBE  # noqa: E402
+from vireo_process import PROBE, VIREO  # noqa: E402
 
 QEMU = shutil.which("qemu-system-x86_64")
+KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
 LINE = (b"probe: blk_state=begin\r\nprobe: blk_state=end\r\n"
         b"probe: blk=randread transport=mmio bs=4096 depth=21 requests=1000 bytes=4096000 ns=500000000 p50_ns=2000 "
         b"p99_ns=9000 flushes=0 errors=0 verified=0 wrong=0 notifications=250 interrupts=0\r\n")
@@ -188,7 +190,22 @@ class Runs(unittest.TestCase):
         run = self.script(f"import sys, time; sys.stdout.buffer.write({LINE!r}); sys.stdout.flush(); time.sleep(1000)")
         self.assertIn("guest time", run.why)
 
-    @unittest.skipUnless(QEMU and os.access("/dev/kvm", os.R_OK | os.W_OK), "no QEMU or no usable /dev/kvm")
+    @unittest.skipUnless(KVM, "no usable /dev/kvm")
+    def test_the_program_with_vireo(self):
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools/vireo-bench", "block", "--vireo", VIREO, "--probe", PROBE, "--runs", "2",
+             "--seconds", "0.2", "--disk-size", "8", "--jobs", "randread/4K/1", "write/64K/8", "--json",
+             self.work / "r.json", "--html", self.work / "r.html"], capture_output=True, check=False, timeout=300)
+        self.assertEqual(done.returncode, 0, done)
+        found = json.loads((self.work / "r.json").read_text(encoding="utf-8"))
+        self.assertEqual([job["name"] for job in found["jobs"]], ["4K randread, depth 1", "64K write, depth 8"])
+        for job in found["jobs"]:
+            self.assertEqual([(row["name"], row["good"], row["figures"]["depth"]["median"])
+                              for row in job["contenders"]],
+                             [("vireo mmio", 2, job["depth"]), ("vireo pci", 2, job["depth"])])
+        self.assertIn("<svg", (self.work / "r.html").read_text(encoding="utf-8"))
+
+    @unittest.skipUnless(QEMU and KVM, "no QEMU or no usable /dev/kvm")
     def test_qemu_on_each_transport(self):
         job = block.parse_job("randwrite/4K/32")
         arguments = argparse.Namespace(qemu=QEMU, probe=PROBE, memory=128, seconds=0.5)
