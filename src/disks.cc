@@ -12,6 +12,7 @@
 #include "devices/block/overlay_file.h"
 #include "devices/block/raw_disk.h"
 #include "src/base/fd_path.h"
+#include "src/cloud_seed.h"
 #include "src/volume.h"
 
 namespace vireo {
@@ -62,6 +63,22 @@ Result<OpenDisk> open_volume(const VolumeConfig& config) {
                   .disk = std::make_unique<RawDisk>(std::move(*file))};
 }
 
+/// An ISO of the user's, or one of the texts.
+Result<OpenDisk> open_seed(const CloudInitConfig& config, const std::string& name) {
+  Result<DiskFile> file;
+  if (!config.seed.empty()) {
+    file = open_disk_file(config.seed, {});
+  } else {
+    TRY_ASSIGN(UniqueFd seed, make_cloud_seed(config, name));
+    file = adopt_disk_file(std::move(seed));
+  }
+  if (!file) {
+    return std::unexpected(std::move(file).error().context("cloud_init"));
+  }
+  return OpenDisk{.settings = {.id = "cidata", .readonly = true},
+                  .disk = std::make_unique<RawDisk>(std::move(*file))};
+}
+
 }  // namespace
 
 Result<std::vector<OpenDisk>> open_disks(const Config& config) {
@@ -72,6 +89,10 @@ Result<std::vector<OpenDisk>> open_disks(const Config& config) {
   }
   for (const VolumeConfig& volume : config.volumes) {
     TRY_ASSIGN(OpenDisk opened, open_volume(volume));
+    disks.push_back(std::move(opened));
+  }
+  if (config.cloud_init) {
+    TRY_ASSIGN(OpenDisk opened, open_seed(*config.cloud_init, config.name));
     disks.push_back(std::move(opened));
   }
   return disks;

@@ -220,6 +220,10 @@ Result<std::uint64_t> disk_file_size(const DiskFile& file) {
   return bytes;
 }
 
+Result<DiskFile> adopt_disk_file(UniqueFd fd) {
+  return open_unnamed("", {}, std::move(fd));
+}
+
 Result<DiskFile> open_disk_file(const std::string& path, const DiskFileOptions& options) {
   auto fd = open_image(path, options);
   if (!fd) {

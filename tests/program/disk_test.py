@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Disks as a user has them: the probe's jobs on [[disk]], over both transports, and what is refused."""
+"""Disks as a user has them: threads, overlays, locks, a full file system, and what is refused."""
 import pathlib
 import subprocess
 import sys
@@ -47,21 +47,6 @@ class Disk(unittest.TestCase):
         self.assertEqual(ended.errors.count("\n"), 1, ended)
         for word in words:
             self.assertIn(word, ended.errors)
-
-    def test_each_job_on_each_transport(self):
-        for transport in ON_TRANSPORTS:
-            for words in ("op=randread verify=1 depth=32 count=2000", "op=read verify=1 bs=1048576 count=8",
-                          "op=write verify=1 bs=65536 depth=8 count=64 seed=5", "op=randmix depth=128 count=5000 flush=7",
-                          "op=randread depth=4 count=200 interrupts=1", "op=randwrite count=200 write_back=0",
-                          "op=randread depth=16 count=500 indirect=0 event_idx=0"):
-                with self.subTest(transport=transport, words=words):
-                    self.image.write_bytes(pattern(0, SIZE // 512))
-                    values = self.job(words, transport=transport)
-                    self.assertEqual((values["transport"], values["errors"], values["wrong"]), (transport, 0, 0))
-
-    def test_what_is_written_lies_in_the_image(self):
-        self.job("op=write verify=1 bs=65536 depth=4 count=64 seed=7 flush=64")
-        self.assertEqual(self.image.read_bytes(), pattern(0, SIZE // 512, 7))
 
     def test_threads_that_serve_queues(self):
         config = '[machine]\nio_threads = 2\nmemory = "64M"\n'
