@@ -85,8 +85,10 @@ BlockMap::Run BlockMap::run(std::uint64_t first, std::uint64_t most) const {
 
 std::uint64_t BlockMap::count_present() const {
   std::uint64_t count = 0;
-  for (std::uint64_t block = 0; block < blocks_; block += kWordBits) {
-    count += static_cast<std::uint64_t>(std::popcount(word_at(bits_.bytes(), block)));
+  for (std::uint64_t block = 0; block < blocks_;) {
+    const Run found = run(block, blocks_ - block);
+    count += found.present ? found.count : 0;
+    block += found.count;
   }
   return count;
 }
