@@ -27,7 +27,7 @@ Result<std::unique_ptr<Disk>> open_raw(const DiskConfig& config) {
 
 Result<std::unique_ptr<Disk>> open_over_base(const DiskConfig& config) {
   TRY_ASSIGN(DiskFile base_file, open_disk_file(config.path, {}));
-  TRY_ASSIGN(const OverlayBase base, overlay_base_of(config.path, base_file));
+  TRY_ASSIGN(const OverlayBase base, overlay_base_of(absolute_path(config.path), base_file));
   if (!is_inherited(config.overlay) && ::access(config.overlay.c_str(), F_OK) < 0 &&
       errno == ENOENT) {
     TRY(make_overlay(config.overlay, base, base_file));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the machine counts.
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <map>
 #include <string>
@@ -34,6 +35,37 @@ double resident_bytes(int statm) {
   std::uint64_t count = 0;
   std::from_chars(pages.data(), pages.data() + pages.size(), count);
   return static_cast<double>(count) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
+
+/// What the disks have done, each count by their ids.
+void add_disk_metrics(const std::vector<const BlockDevice*>& disks, std::vector<Metric>& metrics) {
+  struct Count {
+    std::string_view name;
+    std::string_view help;
+    std::atomic<std::uint64_t> BlockCounters::* counter;
+  };
+  constexpr std::array<Count, 9> kCounts = {{
+      {"vireo_disk_reads", "Reads that are done", &BlockCounters::reads},
+      {"vireo_disk_writes", "Writes that are done", &BlockCounters::writes},
+      {"vireo_disk_flushes", "Flushes that are done", &BlockCounters::flushes},
+      {"vireo_disk_discards", "Discards that are done, and zeroes written",
+       &BlockCounters::discards},
+      {"vireo_disk_read_bytes", "Bytes of the reads", &BlockCounters::read_bytes},
+      {"vireo_disk_written_bytes", "Bytes of the writes", &BlockCounters::written_bytes},
+      {"vireo_disk_errors", "Requests that the host failed", &BlockCounters::errors},
+      {"vireo_disk_refused", "Requests of the guest that cannot be", &BlockCounters::refused},
+      {"vireo_disk_throttled", "Waits for a rate limit", &BlockCounters::throttled},
+  }};
+  for (const Count& count : kCounts) {
+    Metric metric = {count.name, count.help, Metric::Type::kCounter, {}};
+    for (const BlockDevice* const disk : disks) {
+      const std::uint64_t value = (disk->counters().*count.counter).load(std::memory_order_relaxed);
+      metric.samples.push_back({"disk", disk->id(), static_cast<double>(value)});
+    }
+    if (!disks.empty()) {
+      metrics.push_back(std::move(metric));
+    }
+  }
 }
 
 }  // namespace
@@ -101,6 +133,7 @@ std::vector<Metric> Machine::metrics() const {
       metrics.push_back(std::move(*metric));
     }
   }
+  add_disk_metrics(devices_->disks(), metrics);
   return metrics;
 }
 

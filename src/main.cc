@@ -123,6 +123,9 @@ Result<int> execute(std::span<const char* const> arguments) {
       return run_machine(invocation.config, timeline);
     case Command::kCtl:
       return run_ctl(invocation.ctl);
+    case Command::kDisk:
+      TRY(run_disk_command(invocation.disk));
+      break;
     case Command::kDoctor:
       return report_host(invocation.json);
     case Command::kCheck:

@@ -221,6 +221,47 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   return invocation;
 }
 
+Result<Invocation> parse_disk(const manual::Command& command,
+                              std::span<const char* const> arguments) {
+  Invocation invocation;
+  invocation.command = Command::kDisk;
+  DiskCommand& disk = invocation.disk;
+  CLI::App app(command.purpose, program_of(command));
+  declare_argument(app, manual::kDiskArguments[0], disk.verb);
+  declare_argument(app, manual::kDiskArguments[1], disk.overlay);
+  declare_value(app, option_of(manual::kDiskOptions, "--base"), disk.base);
+  declare_flag(app, option_of(manual::kDiskOptions, "--moved"), disk.moved);
+  declare_flag(app, option_of(manual::kDiskOptions, "--json"), disk.json);
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
+  if (help) {
+    invocation.command = Command::kPrint;
+    invocation.text = std::move(*help);
+    return invocation;
+  }
+  const bool rebase = disk.verb == "rebase";
+  const auto wrong = [](const char* what) { return fail(ErrorCode::kUsage, what); };
+  if (disk.verb != "info" && disk.verb != "commit" && !rebase) {
+    return fail(ErrorCode::kUsage, fmt::format("{}: no verb of disk; wants info, commit or rebase",
+                                               vireo::quoted(disk.verb)));
+  }
+  if (rebase && disk.base.empty()) {
+    return wrong("disk rebase: wants the new base: --base PATH");
+  }
+  if (disk.verb == "info" && !disk.base.empty()) {
+    return wrong("--base: disk info does not take it");
+  }
+  if (disk.moved && !rebase) {
+    return wrong("--moved: only disk rebase takes it");
+  }
+  if (disk.json && disk.verb != "info") {
+    return wrong("--json: only disk info takes it");
+  }
+  if (disk.base.starts_with("fd:") || disk.overlay.starts_with("fd:")) {
+    return wrong("disk: wants paths, not descriptors");
+  }
+  return invocation;
+}
+
 const manual::Command* find_command(std::string_view name) {
   const auto* const found = std::ranges::find(manual::kCommands, name, &manual::Command::name);
   return found == manual::kCommands.end() ? nullptr : found;
@@ -230,6 +271,9 @@ Result<Invocation> parse_command(const manual::Command& command,
                                  std::span<const char* const> arguments) {
   if (command.name == "ctl") {
     return parse_ctl(command, arguments);
+  }
+  if (command.name == "disk") {
+    return parse_disk(command, arguments);
   }
   return command.name == "doctor" ? parse_doctor(command, arguments)
                                   : parse_run_or_check(command, arguments);

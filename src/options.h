@@ -8,6 +8,7 @@
 #include "src/base/error.h"
 #include "src/config.h"
 #include "src/ctl.h"
+#include "src/disk_command.h"
 
 namespace vireo {
 
@@ -16,6 +17,7 @@ enum class Command : std::uint8_t {
   kCheck,
   kCtl,
   kDoctor,
+  kDisk,
   kPrint,  ///< --help, --version: print `text`, and that is all
 };
 
@@ -23,6 +25,7 @@ struct Invocation {
   Command command = Command::kRun;
   Config config;
   CtlCommand ctl;
+  DiskCommand disk;
   std::string text;
   bool json = false;  ///< doctor: its report for programs
 };

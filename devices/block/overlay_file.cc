@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -192,6 +194,12 @@ Result<OverlayHeader> decode_overlay_header(const OverlayHeaderPage& page) {
   }
   header.base_path.assign(wire.base_path.data(), wire.base_path_size);
   return header;
+}
+
+std::string absolute_path(const std::string& path) {
+  const std::unique_ptr<char, decltype(&std::free)> resolved(::realpath(path.c_str(), nullptr),
+                                                             &std::free);
+  return resolved ? resolved.get() : path;
 }
 
 Result<OverlayBase> overlay_base_of(const std::string& path, const DiskFile& base) {

@@ -54,6 +54,8 @@ struct OverlayBase {
   std::uint64_t size = 0;
   std::int64_t mtime_ns = 0;
 };
+/// So that a base is found again from any directory; `path` itself where there is nothing.
+std::string absolute_path(const std::string& path);
 Result<OverlayBase> overlay_base_of(const std::string& path, const DiskFile& base);
 
 /// Makes an overlay of nothing at `path`, where there is no file. What another process makes there

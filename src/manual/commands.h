@@ -59,6 +59,10 @@ inline constexpr auto kCtlArguments = std::to_array<Argument>({
     {"SOCKET", "what the VM was given as --control", Completes::kPath, true},
     {"VERB", "see below", Completes::kVerb, true},
 });
+inline constexpr auto kDiskArguments = std::to_array<Argument>({
+    {"VERB", "info, commit or rebase", Completes::kNothing, true},
+    {"OVERLAY", "the overlay's file", Completes::kPath, true},
+});
 
 inline constexpr auto kRunOptions = std::to_array<Option>({
     {.name = "--name", .value = "NAME", .help = "the VM's name", .key = "name"},
@@ -178,6 +182,17 @@ inline constexpr auto kCtlOptions = std::to_array<Option>({
     {.name = "--json", .value = nullptr, .help = "prints the answer as it came, for programs"},
 });
 
+inline constexpr auto kDiskOptions = std::to_array<Option>({
+    {.name = "--base",
+     .value = "PATH",
+     .help = "of rebase: the new base; of commit: the base, where it is not at its place",
+     .completes = Completes::kPath},
+    {.name = "--moved",
+     .value = nullptr,
+     .help = "of rebase: the new base is the old one, at another place"},
+    {.name = "--json", .value = nullptr, .help = "of info: for programs"},
+});
+
 inline constexpr auto kRunExamples = std::to_array<const char*>({
     "vireo run --kernel vmlinuz --initramfs initramfs.cpio",
     "vireo run web.toml --memory 1G --append quiet --timeline boot.json",
@@ -195,6 +210,12 @@ inline constexpr auto kCtlExamples = std::to_array<const char*>({
     "vireo ctl web-1.sock stop --timeout 30s",
     "vireo ctl web-1.sock metrics --json",
     "curl --unix-socket web-1.sock http://vm/vireo/status",
+});
+
+inline constexpr auto kDiskExamples = std::to_array<const char*>({
+    "vireo disk info web-1.overlay",
+    "vireo disk commit web-1.overlay",
+    "vireo disk rebase web-1.overlay --base debian-2.ext4",
 });
 
 inline constexpr auto kRunStatuses = std::to_array<ExitStatus>({
@@ -236,6 +257,16 @@ inline constexpr auto kCtlStatuses = std::to_array<ExitStatus>({
     {71, "what answers is no VM, or the system refused a resource"},
 });
 
+inline constexpr auto kDiskStatuses = std::to_array<ExitStatus>({
+    {0, "done"},
+    {64, "wrong command line"},
+    {65, "no overlay, or not of this base"},
+    {66, "a file is missing"},
+    {71, "a VM uses it, or the system refused a resource"},
+    {77, "permission denied"},
+    {78, "a base that cannot grow"},
+});
+
 inline constexpr const char* kFileOnlyKeys =
     "Keys that only the file has: namespace, labels, machine.topology, machine.hugepages,\n"
     "machine.mergeable, machine.prefault, machine.uuid, machine.cpu_features, machine.transport,\n"
@@ -272,6 +303,18 @@ inline constexpr auto kCommands = std::to_array<Command>({
      .examples = kCtlExamples,
      .notes = nullptr,
      .statuses = kCtlStatuses},
+    {.name = "disk",
+     .usage = "VERB OVERLAY [options]",
+     .summary = "look at an overlay, merge it, give it another base",
+     .purpose = "Tells what an overlay holds (info), writes it into its base (commit), or puts it\n"
+                "over another base, where it reads as before (rebase).",
+     .arguments = kDiskArguments,
+     .options = kDiskOptions,
+     .examples = kDiskExamples,
+     .notes =
+         "No VM may use it meanwhile. After a commit every other overlay over that base is of no\n"
+         "use any more. A commit or rebase that was cut short can be done again.",
+     .statuses = kDiskStatuses},
     {.name = "doctor",
      .usage = "[--json]",
      .summary = "what this host offers, and what it lacks",

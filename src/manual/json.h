@@ -93,6 +93,27 @@ inline constexpr auto kMetricsFields = std::to_array<Field>({
     {"metrics.vireo_exit_handling_seconds", "object",
      "Counter: time in the handling of exits, by reason.", true},
     {"metrics.vireo_exit_handling_seconds.REASON", "number", "That of one reason.", true},
+    {"metrics.vireo_disk_reads", "object", "Counter: reads that are done, by disk.", true},
+    {"metrics.vireo_disk_reads.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_writes", "object", "Counter: writes that are done, by disk.", true},
+    {"metrics.vireo_disk_writes.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_flushes", "object", "Counter: flushes that are done, by disk.", true},
+    {"metrics.vireo_disk_flushes.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_discards", "object",
+     "Counter: discards that are done, and zeroes written, by disk.", true},
+    {"metrics.vireo_disk_discards.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_read_bytes", "object", "Counter: bytes of the reads, by disk.", true},
+    {"metrics.vireo_disk_read_bytes.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_written_bytes", "object", "Counter: bytes of the writes, by disk.", true},
+    {"metrics.vireo_disk_written_bytes.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_errors", "object",
+     "Counter: requests that the host failed (EIO, ENOSPC), by disk.", true},
+    {"metrics.vireo_disk_errors.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_refused", "object",
+     "Counter: requests of the guest that cannot be, by disk.", true},
+    {"metrics.vireo_disk_refused.DISK", "integer", "That of the disk with this id.", true},
+    {"metrics.vireo_disk_throttled", "object", "Counter: waits for a rate limit, by disk.", true},
+    {"metrics.vireo_disk_throttled.DISK", "integer", "That of the disk with this id.", true},
 });
 inline constexpr auto kEventFields = std::to_array<Field>({
     kVersion,
@@ -145,6 +166,16 @@ inline constexpr auto kDoctorFields = std::to_array<Field>({
     {"findings[].cost", "string", "Of a lack: what a VM misses. Else empty."},
     {"findings[].remedy", "string", "Of a lack: how to mend it. Else empty."},
 });
+inline constexpr auto kDiskFields = std::to_array<Field>({
+    kVersion,
+    {"size_bytes", "integer", "Of the disk that a guest sees."},
+    {"written_bytes", "integer", "Of the blocks that are the overlay's own."},
+    {"allocated_bytes", "integer", "Room that the file takes."},
+    {"cloned", "boolean", "Whether it holds all of its base, as a reflink."},
+    {"base", "object", "What it lies over."},
+    {"base.path", "string", "Where that was when a VM last made or changed it."},
+    {"base.size_bytes", "integer", "Its size then."},
+});
 inline constexpr auto kLogFields = std::to_array<Field>({
     {"time", "string", "RFC 3339, in UTC with microseconds."},
     {"level", "string", "trace, debug, info, warning or error."},
@@ -171,6 +202,7 @@ inline constexpr auto kObjects = std::to_array<Object>({
     {"timeline", kTimelineFields},
     {"profile", kProfileFields},
     {"doctor", kDoctorFields},
+    {"disk", kDiskFields},
     {"log", kLogFields},
 });
 

@@ -112,7 +112,9 @@ class ControlSocket(JsonPage):
     def test_what_is_shown(self):
         config = self.directory / "vm.toml"
         config.write_text('namespace = "shop"\nlabels = { revision = "3" }\n', encoding="ascii")
-        self.start(config)
+        image = self.directory / "disk.img"
+        image.write_bytes(bytes(1 << 20))
+        self.start(config, "--disk", f"id=data,path={image}")
         status = self.shown("status")
         self.same(fields_of("status"), [status])
         self.assertIn(status["state"], meaning_of("status", "state"))
@@ -206,6 +208,14 @@ class Files(JsonPage):
         self.assertEqual({"vm" in line for line in lines}, {True, False})
         for line in lines:
             self.assertIn(line["level"], meaning_of("LOG", "level"))
+
+    def test_disk(self):
+        base = self.directory / "base.img"
+        base.write_bytes(bytes(1 << 20))
+        overlay = self.directory / "over.img"
+        process = self.start("--disk", f"id=d,path={base},overlay={overlay}")
+        process.communicate(b"q", timeout=60)
+        self.same(fields_of("DISK"), [json.loads(run("disk", "info", overlay, "--json").output)])
 
     def test_doctor(self):
         report = json.loads(run("doctor", "--json").output)

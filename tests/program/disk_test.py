@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Disks as a user has them: threads, overlays, locks, a full file system, and what is refused."""
+import json
 import pathlib
 import subprocess
 import sys
@@ -86,6 +87,45 @@ class Disk(unittest.TestCase):
                 self.assertEqual(self.image.read_bytes(), pattern(0, SIZE // 512))
                 self.assertLess(overlay.stat().st_blocks * 512, SIZE // 2)
                 self.assertEqual([path.name for path in self.directory.iterdir() if "new" in path.name], [])
+
+    def shown(self, overlay):
+        ended = run("disk", "info", overlay, "--json")
+        self.assertEqual(ended.status, 0, ended)
+        return json.loads(ended.output)
+
+    def test_an_overlay_is_looked_at_committed_and_put_over_another_base(self):
+        overlay = self.directory / "clone"
+        disk = f",overlay={overlay}"
+        self.job("op=write verify=1 bs=65536 count=4 seed=9", disk=disk)
+        shown = self.shown(overlay)
+        self.assertEqual((shown["size_bytes"], shown["written_bytes"]), (SIZE, 4 << 16))
+        self.assertEqual(shown["base"], {"path": str(self.image), "size_bytes": SIZE})
+        self.assertIn("written    262144 bytes", run("disk", "info", overlay).output)
+
+        # Another base, some of which is the same.
+        other = self.directory / "other"
+        other.write_bytes(pattern(0, SIZE // 1024) + bytes(SIZE // 2))
+        self.assertEqual(run("disk", "rebase", overlay, "--base", other).status, 0)
+        self.assertEqual(self.shown(overlay)["written_bytes"], (4 << 16) + SIZE // 2)
+        first, self.image = self.image, other
+        read = self.job("op=read verify=1 bs=65536 count=4 seed=9", disk=disk)
+        self.assertEqual(read["wrong"], 0)
+
+        self.assertEqual(run("disk", "commit", overlay).status, 0)
+        self.assertEqual(self.shown(overlay)["written_bytes"], 0)
+        self.assertLess(overlay.stat().st_blocks * 512, 1 << 16)
+        self.assertEqual(other.read_bytes(), pattern(0, 512, 9) + pattern(512, SIZE // 512 - 512))
+        self.assertEqual(first.read_bytes(), pattern(0, SIZE // 512))
+
+        moved = self.directory / "moved"
+        other.rename(moved)
+        self.assertEqual(run("disk", "commit", overlay).status, 66)
+        self.assertEqual(run("disk", "rebase", overlay, "--base", moved, "--moved").status, 0)
+        self.assertEqual(self.shown(overlay)["base"]["path"], str(moved))
+        for words, status in ((("commit", self.image), 66), (("info", moved), 65), (("rebase", overlay), 64),
+                              (("grow", overlay), 64), (("info", overlay, "--moved"), 64)):
+            ended = run("disk", *words)
+            self.assertEqual((ended.status, ended.errors.count("\n")), (status, 1), ended)
 
     def test_a_disk_is_one_vms_alone(self):
         with subprocess.Popen([VIREO, *map(str, self.arguments("op=randread ms=60000"))], stdout=subprocess.DEVNULL,
