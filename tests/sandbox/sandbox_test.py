@@ -56,6 +56,7 @@ IORING_OP_WRITE, IORING_OP_LAST = 23, 49
 OPERATIONS_IN_USE = (1, 2, 3, 6, 11, 13, 14, 17, 22, 23)
 MARK = 0x6d61726b
 FORBIDDEN_TO_MAIN = {"running a vCPU": (16, 3, KVM_RUN, 0)}
+FORBIDDEN_TO_IO = {name: call for name, call in (FORBIDDEN_TO_VCPUS | FORBIDDEN_TO_MAIN).items() if call[0] != 426}
 
 
 def ring_offsets():
@@ -80,9 +81,9 @@ class ForbiddenAsRoot(unittest.TestCase):
         traced.wait_for(b"echo=ready")
         return traced
 
-    def each_ends_the_process(self, thread, calls):
+    def each_ends_the_process(self, thread, calls, *options):
         for name, (number, *arguments) in calls.items():
-            with self.subTest(name, thread=thread), self.vm() as traced:
+            with self.subTest(name, thread=thread), self.vm(*options) as traced:
                 result = traced.call(traced.thread(thread), number, *arguments)
                 self.assertIsNone(result)
                 self.assertTrue(os.WIFSIGNALED(traced.status), traced.status)
@@ -93,6 +94,12 @@ class ForbiddenAsRoot(unittest.TestCase):
 
     def test_from_a_vcpus_thread(self):
         self.each_ends_the_process("vireo-vcpu0", FORBIDDEN | FORBIDDEN_TO_VCPUS)
+
+    def test_from_a_thread_that_serves_queues(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+            config.write("[machine]\nio_threads = 1\n")
+            config.flush()
+            self.each_ends_the_process("vireo-io0", FORBIDDEN | FORBIDDEN_TO_IO, config.name)
 
     def test_what_is_allowed_goes_through_the_same_door(self):
         """Else the tests above would pass whatever the filter says."""
