@@ -38,7 +38,7 @@ build_packages=(
 image_packages=(python3 busybox-static cpio kmod xz-utils lz4 zstd)
 test_packages=(
   catch2 procps strace acpica-tools clang-format-19 qemu-system-x86 mandoc groff-base zsh fish systemd
-  python3-pyhcl
+  python3-pyhcl e2fsprogs
   "${image_packages[@]}"
 )
 kernel_packages=(make gcc flex bison bc libelf-dev xz-utils lz4 python3)

@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""vireo's disks as Linux has them: Debian's kernels, unmodified, over both transports.
+
+Needs a KVM that runs kernel code: the test host has one.
+"""
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+import uuid
+import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from vireo_process import ARTIFACTS, TIMEOUT, reap, run, start  # noqa: E402
+
+INITRAMFS = f"{ARTIFACTS}/initramfs.cpio"
+MIB = 1 << 20
+SECTOR = 512
+
+
+def with_mbr(file_system, identifier):
+    """A disk whose second partition has `file_system`, and whose PARTUUID is `identifier`."""
+    signature, number = identifier.split("-")
+    boot_sector = bytearray(SECTOR)
+    boot_sector[440:444] = int(signature, 16).to_bytes(4, "little")
+    entry = 446 + 16 * (int(number) - 1)
+    boot_sector[entry:entry + 16] = struct.pack("<B3xB3xII", 0, 0x83, MIB // SECTOR, len(file_system) // SECTOR)
+    boot_sector[510:] = b"\x55\xaa"
+    return boot_sector.ljust(MIB, b"\0") + file_system
+
+
+def with_gpt(file_system, identifier, number=3):
+    """The same with a GUID partition table, in which this is partition `number`."""
+    first, sectors = MIB // SECTOR, len(file_system) // SECTOR
+    end = first + sectors + 33
+    linux = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+    entry = linux.bytes_le + uuid.UUID(identifier).bytes_le + struct.pack("<QQQ", first, first + sectors - 1, 0)
+    entries = (bytes(128 * (number - 1)) + entry).ljust(128 * 128, b"\0")
+
+    def header(own, other, table):
+        def pack(checksum):
+            return struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, checksum, 0, own, other, 34,
+                               end - 34, uuid.UUID(int=1).bytes_le, table, 128, 128, zlib.crc32(entries))
+        return pack(zlib.crc32(pack(0))).ljust(SECTOR, b"\0")
+
+    protective = bytearray(SECTOR)
+    protective[446:462] = struct.pack("<B3xB3xII", 0, 0xee, 1, end - 1)
+    protective[510:] = b"\x55\xaa"
+    begin = protective + header(1, end - 1, 2) + entries
+    return begin.ljust(MIB, b"\0") + file_system + entries + header(end - 1, 1, end - 33)
+
+
+class Guest:
+    """A Linux guest with `config`, which does what it is told on its console."""
+
+    def __init__(self, test, directory, config, *options, kernel="cloud", word="vireo.do=script"):
+        file = directory / "vm.toml"
+        file.write_text(config, encoding="ascii")
+        self.process = start("run", file, "--kernel", f"{ARTIFACTS}/{kernel}/vmlinuz", "--initramfs",
+                             INITRAMFS, "--append", f"quiet {word}", *options)
+        test.addCleanup(reap, self.process)
+        self.said = ""
+        self.read_until("script: ready")
+
+    def read_until(self, pattern):
+        """What the guest says until `pattern` matches; the match's end is where the next begins."""
+        while not (found := re.search(pattern, self.said)):
+            data = os.read(self.process.stdout.fileno(), 4096)
+            if not data:
+                _, errors = self.process.communicate(timeout=TIMEOUT)
+                raise AssertionError(f"it ended without {pattern}: {self.said[-3000:]}\n{errors.decode()}")
+            self.said += data.decode(errors="replace").replace("\r", "")
+        before, self.said = self.said[:found.start()], self.said[found.end():]
+        return before.strip()
+
+    def send(self, line):
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def do(self, line, status=0):
+        """What the line said, which must end with `status`."""
+        self.send(line)
+        output = self.read_until(r"script: (?=\d+\n)")
+        ended = int(self.said.partition("\n")[0])
+        self.read_until(r"\n")
+        if ended != status:
+            raise AssertionError(f"status {ended}, not {status}: {line}\n{output}")
+        return output
+
+    def quit(self):
+        self.send("quit")
+        output, errors = self.process.communicate(timeout=TIMEOUT)
+        if self.process.returncode != 0:
+            raise AssertionError(f"status {self.process.returncode}\n{output.decode()}\n{errors.decode()}")
+
+
+class InDirectory(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+
+    def image(self, name, size, byte=b"\0"):
+        path = self.directory / name
+        path.write_bytes(byte * size)
+        return path
+
+
+class Disks(InDirectory):
+    """What a guest sees of its disks, and what is on them when it has ended."""
+
+    def look_and_write(self, transport):
+        first = self.image("first.img", 16 * MIB, b"a")
+        read_only = self.image("second.img", 3 * MIB + 512, b"b")
+        queued = self.image("third.img", 4 * MIB, b"c")
+        volume = self.directory / "volume.img"
+        config = f"""
+            [machine]
+            cpus = 2
+            transport = "{transport}"
+            [[disk]]
+            id = "twenty.bytes-of_name"
+            path = "{first}"
+            [[disk]]
+            id = "2"
+            path = "{read_only}"
+            readonly = true
+            [[disk]]
+            id = "queued"
+            path = "{queued}"
+            queues = 2
+            [[volume]]
+            id = "data"
+            path = "{volume}"
+            size = "64M"
+            """
+        guest = Guest(self, self.directory, config)
+        seen = guest.do("cd /sys/block; for disk in vd*; do echo $disk $(cat $disk/serial) "
+                        "$(cat $disk/size $disk/ro) $(ls $disk/mq | wc -l); done")
+        self.assertEqual(seen.splitlines(), ["vda twenty.bytes-of_name 32768 0 1", "vdb 2 6145 1 1",
+                                             "vdc queued 8192 0 2", f"vdd data {64 * MIB // 512} 0 1"])
+        # At 1 MiB and at the end of the disk.
+        guest.do("cd /tmp; yes vireo | head -c 8192 >data")
+        guest.do("for place in 256 4094; do dd if=data of=/dev/vda bs=4096 seek=$place conv=fsync; done 2>/dev/null")
+        guest.do("dd if=data of=/dev/vdb bs=4096 conv=fsync", status=1)
+        guest.do("mount -o ro /dev/vdb /root", status=255)
+        for cpu in 0, 1:
+            guest.do(f"taskset {1 << cpu} dd if=data of=/dev/vdc bs=4096 seek={2 * cpu} oflag=direct 2>/dev/null")
+        held = first.stat().st_blocks
+        guest.do("blkdiscard -o 4194304 -l 8388608 /dev/vda")
+        self.assertLessEqual(first.stat().st_blocks, held - 8 * MIB // 512, "what is discarded is given back")
+        guest.do("mount -t ext4 /dev/vdd /root && echo kept >/root/file && umount /root")
+        guest.quit()
+
+        written = b"vireo\n" * 1366
+        expected = bytearray(b"a" * (16 * MIB))
+        expected[4 * MIB:12 * MIB] = bytes(8 * MIB)
+        for place in 256, 4094:
+            expected[4096 * place:4096 * place + 8192] = written[:8192]
+        self.assertTrue(first.read_bytes() == expected, "the bytes of the first disk")
+        self.assertEqual(queued.read_bytes()[:16384], written[:8192] * 2)
+        self.assertTrue(read_only.read_bytes() == b"b" * (3 * MIB + 512), "one that can only be read is as it was")
+
+        guest = Guest(self, self.directory, config)
+        self.assertEqual(guest.do("dd if=/dev/vda bs=4096 skip=256 count=1 2>/dev/null | head -n 1"), "vireo")
+        self.assertEqual(guest.do("mount -t ext4 -o ro /dev/vdd /root && cat /root/file"), "kept")
+        guest.quit()
+
+    def test_mmio(self):
+        self.look_and_write("mmio")
+
+    def test_pci(self):
+        self.look_and_write("pci")
+
+
+class Roots(InDirectory):
+    """A small system of its own on a disk, which the initramfs finds and enters."""
+
+    def setUp(self):
+        super().setUp()
+        tree = self.directory / "tree"
+        for name in ("bin", "dev", "proc", "sbin", "sys"):
+            (tree / name).mkdir(parents=True)
+        shutil.copy("/bin/busybox", tree / "bin/busybox")
+        init = tree / "sbin/init"
+        init.write_text("#!/bin/busybox sh\n"
+                        "sed -n 's, / , is the root: ,p' /proc/mounts\n"
+                        "touch /written && echo written\npoweroff -f\n", encoding="ascii")
+        init.chmod(0o755)
+        image = self.directory / "root.ext4"
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, image, "8M"], check=True,
+                       stdout=subprocess.DEVNULL, env=dict(os.environ, PATH=f"{os.environ['PATH']}:/sbin:/usr/sbin"))
+        self.file_system = image.read_bytes()
+
+    def boot(self, disk, *words, kernel="cloud", transport="mmio"):
+        """What a guest says whose root is `disk`; the disk is the second of two."""
+        image = self.directory / "disk.img"
+        image.write_bytes(disk)
+        other = self.image("other.img", MIB)
+        config = self.directory / "vm.toml"
+        config.write_text(f'[machine]\ntransport = "{transport}"\n', encoding="ascii")
+        ended = run("run", config, "--kernel", f"{ARTIFACTS}/{kernel}/vmlinuz", "--initramfs", INITRAMFS,
+                    "--append", "quiet", "--disk", f"id=other,path={other}",
+                    "--disk", ",".join(("id=system", f"path={image}", "root", *words)))
+        self.assertEqual(ended.status, 0, ended)
+        return ended.output
+
+    def test_by_its_name(self):
+        said = self.boot(self.file_system, transport="pci")
+        self.assertRegex(said, r"/dev/vdb is the root: ext4 rw,.*\r\nwritten\r\n")
+
+    def test_by_its_partuuid_in_an_mbr_for_a_kernel_whose_ext4_is_a_module(self):
+        identifier = "0badcafe-02"
+        said = self.boot(with_mbr(self.file_system, identifier), f"partuuid={identifier}", kernel="generic")
+        self.assertRegex(said, r"/dev/vdb2 is the root: ext4 rw,.*\r\nwritten\r\n")
+
+    def test_by_its_partuuid_in_a_gpt_only_to_be_read(self):
+        identifier = "8C1F1C1E-1b0a-4f5e-9d53-0f0c0a7b6f2d"
+        said = self.boot(with_gpt(self.file_system, identifier), f"partuuid={identifier}", "readonly",
+                         transport="pci")
+        self.assertRegex(said, r"/dev/vdb3 is the root: ext4 ro,")
+        self.assertNotIn("written", said.replace("touch: /written", ""))
+
+
+if __name__ == "__main__":
+    unittest.main()
