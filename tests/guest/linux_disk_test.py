@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from vireo_process import ARTIFACTS, TIMEOUT, reap, run, start  # noqa: E402
 
 INITRAMFS = f"{ARTIFACTS}/initramfs.cpio"
+DEBIAN = f"{ARTIFACTS}/rootfs.ext4"
 MIB = 1 << 20
 SECTOR = 512
 
@@ -57,16 +59,27 @@ def with_gpt(file_system, identifier, number=3):
 
 
 class Guest:
-    """A Linux guest with `config`, which does what it is told on its console."""
+    """A Linux guest with `config`, which does what it is told on its console: the initramfs by itself,
+    or the Debian on the disk that is root."""
 
-    def __init__(self, test, directory, config, *options, kernel="cloud", word="vireo.do=script"):
+    def __init__(self, test, directory, config, debian=False):
         file = directory / "vm.toml"
         file.write_text(config, encoding="ascii")
-        self.process = start("run", file, "--kernel", f"{ARTIFACTS}/{kernel}/vmlinuz", "--initramfs",
-                             INITRAMFS, "--append", f"quiet {word}", *options)
+        self.process = start("run", file, "--kernel", f"{ARTIFACTS}/cloud/vmlinuz", "--initramfs", INITRAMFS,
+                             "--append", "quiet" if debian else "quiet vireo.do=script")
         test.addCleanup(reap, self.process)
         self.said = ""
+        if debian:
+            self.log_in()
         self.read_until("script: ready")
+
+    def log_in(self):
+        self.read_until("guest login: ")
+        self.send("root")
+        self.read_until("root@guest:~# ")
+        # The same that the initramfs does; the quotes keep the line's echo from being an answer.
+        self.send("stty -echo; echo script: 'ready'; while read -r line && [ \"$line\" != quit ]; do "
+                  "eval \"$line\"; echo \"script: $?\"; done; systemctl poweroff")
 
     def read_until(self, pattern):
         """What the guest says until `pattern` matches; the match's end is where the next begins."""
@@ -95,6 +108,9 @@ class Guest:
 
     def quit(self):
         self.send("quit")
+        self.end()
+
+    def end(self):
         output, errors = self.process.communicate(timeout=TIMEOUT)
         if self.process.returncode != 0:
             raise AssertionError(f"status {self.process.returncode}\n{output.decode()}\n{errors.decode()}")
@@ -147,7 +163,8 @@ class Disks(InDirectory):
                                              "vdc queued 8192 0 2", f"vdd data {64 * MIB // 512} 0 1"])
         # At 1 MiB and at the end of the disk.
         guest.do("cd /tmp; yes vireo | head -c 8192 >data")
-        guest.do("for place in 256 4094; do dd if=data of=/dev/vda bs=4096 seek=$place conv=fsync; done 2>/dev/null")
+        for place in 256, 4094:
+            guest.do(f"dd if=data of=/dev/vda bs=4096 seek={place} conv=fsync 2>/dev/null")
         guest.do("dd if=data of=/dev/vdb bs=4096 conv=fsync", status=1)
         guest.do("mount -o ro /dev/vdb /root", status=255)
         for cpu in 0, 1:
@@ -195,7 +212,8 @@ class Roots(InDirectory):
         init.chmod(0o755)
         image = self.directory / "root.ext4"
         subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, image, "8M"], check=True,
-                       stdout=subprocess.DEVNULL, env=dict(os.environ, PATH=f"{os.environ['PATH']}:/sbin:/usr/sbin"))
+                       stdout=subprocess.DEVNULL,
+                       env=dict(os.environ, PATH=f"{os.environ['PATH']}:/sbin:/usr/sbin"))
         self.file_system = image.read_bytes()
 
     def boot(self, disk, *words, kernel="cloud", transport="mmio"):
@@ -226,6 +244,68 @@ class Roots(InDirectory):
                          transport="pci")
         self.assertRegex(said, r"/dev/vdb3 is the root: ext4 ro,")
         self.assertNotIn("written", said.replace("touch: /written", ""))
+
+
+def data_checksum(path):
+    """Of what a sparse file has, and where."""
+    checksum, place = 0, 0
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        while place < size:
+            try:
+                place = os.lseek(file.fileno(), place, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(file.fileno(), place, os.SEEK_HOLE)
+            checksum = zlib.crc32(struct.pack("<QQ", place, end), checksum)
+            for part in range(place, end, MIB):
+                checksum = zlib.crc32(os.pread(file.fileno(), min(MIB, end - part), part), checksum)
+            place = end
+    return checksum
+
+
+class Debian(InDirectory):
+    """Debian on a disk that is root, from the kernel's start to its end by systemd."""
+
+    def setUp(self):
+        super().setUp()
+        self.base = self.directory / "root.ext4"
+        subprocess.run(["cp", "--sparse=always", DEBIAN, self.base], check=True)
+
+    def config(self, transport, disk=""):
+        return f"""
+            [machine]
+            cpus = 2
+            transport = "{transport}"
+            [[disk]]
+            id = "root"
+            path = "{self.base}"
+            root = true
+            {disk}
+            """
+
+    def boot_twice(self, config):
+        """What the guest keeps between two boots; it ends by its own word, then by its power button."""
+        guest = Guest(self, self.directory, config, debian=True)
+        self.assertEqual(guest.do("findmnt -n -o SOURCE,FSTYPE / | tr -s ' '"), "/dev/vda ext4")
+        self.assertIn("virtio-root", guest.do("ls /dev/disk/by-id"))
+        guest.do("echo kept >/root/file")
+        guest.quit()
+        guest = Guest(self, self.directory, config, debian=True)
+        self.assertEqual(guest.do("cat /root/file"), "kept")
+        self.assertNotIn("recovery", guest.do("dmesg | grep EXT4-fs"), "it was unmounted")
+        guest.process.send_signal(signal.SIGTERM)
+        guest.end()
+
+    def test_a_disk_of_its_own(self):
+        self.boot_twice(self.config("mmio"))
+
+    def test_an_overlay_leaves_its_base_alone(self):
+        before = data_checksum(self.base)
+        overlay = self.directory / "root.overlay"
+        self.boot_twice(self.config("pci", f'overlay = "{overlay}"'))
+        self.assertEqual(data_checksum(self.base), before)
+        self.assertGreater(overlay.stat().st_blocks * SECTOR, MIB)
 
 
 if __name__ == "__main__":

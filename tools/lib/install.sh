@@ -36,10 +36,11 @@ build_packages=(
   libseccomp-dev libboost-dev
 )
 image_packages=(python3 busybox-static cpio kmod xz-utils lz4 zstd)
+rootfs_packages=(mmdebstrap e2fsprogs)
 test_packages=(
   catch2 procps strace acpica-tools clang-format-19 qemu-system-x86 mandoc groff-base zsh fish systemd
-  python3-pyhcl e2fsprogs
-  "${image_packages[@]}"
+  python3-pyhcl
+  "${image_packages[@]}" "${rootfs_packages[@]}"
 )
 kernel_packages=(make gcc flex bison bc libelf-dev xz-utils lz4 python3)
 long_packages=(clang-tidy-19 clang-19 libclang-rt-19-dev "${kernel_packages[@]}")
