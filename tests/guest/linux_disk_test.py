@@ -22,6 +22,13 @@ from vireo_process import ARTIFACTS, TIMEOUT, reap, run, start  # noqa: E402
 
 INITRAMFS = f"{ARTIFACTS}/initramfs.cpio"
 DEBIAN = f"{ARTIFACTS}/rootfs.ext4"
+# Four jobs, each in a quarter of the disk. What three of them write is read again and compared.
+FIO = """--filename=/dev/vdb --size=8M --verify=crc32c --eta=never
+    --name=direct --rw=randwrite --bsrange=4k-32k --direct=1 --ioengine=libaio --iodepth=16
+    --name=cached --rw=randrw --bsrange=4k-32k --offset=8M --ioengine=psync --fsync=32
+    --name=trimmed-and-written --rw=trimwrite --bs=16k --offset=16M --direct=1 --ioengine=libaio --iodepth=8
+    --name=trimmed --rw=randtrim --bs=16k --offset=24M --direct=1 --ioengine=libaio --iodepth=8
+    """.replace("\n", " ")
 MIB = 1 << 20
 SECTOR = 512
 
@@ -306,6 +313,25 @@ class Debian(InDirectory):
         self.boot_twice(self.config("pci", f'overlay = "{overlay}"'))
         self.assertEqual(data_checksum(self.base), before)
         self.assertGreater(overlay.stat().st_blocks * SECTOR, MIB)
+
+    def verify(self, transport):
+        data = self.image("data.img", 32 * MIB, b"x")
+        guest = Guest(self, self.directory, self.config(transport) + f"""
+            [[disk]]
+            id = "data"
+            path = "{data}"
+            queues = "cpus"
+            """, debian=True)
+        said = guest.do(f"fio {FIO}")
+        self.assertEqual(said.count("err= 0:"), 4, said)
+        guest.quit()
+        self.assertTrue(data.read_bytes()[24 * MIB:] == bytes(8 * MIB), "what is only discarded is zero")
+
+    def test_fio_verifies_what_it_wrote_mmio(self):
+        self.verify("mmio")
+
+    def test_fio_verifies_what_it_wrote_pci(self):
+        self.verify("pci")
 
 
 if __name__ == "__main__":
