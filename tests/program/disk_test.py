@@ -19,7 +19,7 @@ FIRST_MMIO = "virtio_mmio.device=0x1000@0xc0001000:5"
 ON_TRANSPORTS = ("mmio", "pci")
 
 
-class Disk(unittest.TestCase):
+class DiskCase(unittest.TestCase):
     def setUp(self):
         # On a file system with direct I/O, which /tmp may not be.
         directory = tempfile.TemporaryDirectory(dir="/var/tmp")
@@ -49,6 +49,8 @@ class Disk(unittest.TestCase):
         for word in words:
             self.assertIn(word, ended.errors)
 
+
+class Disk(DiskCase):
     def test_threads_that_serve_queues(self):
         config = '[machine]\nio_threads = 2\nmemory = "64M"\n'
         for queues in (1, 4):
@@ -165,6 +167,43 @@ class Disk(unittest.TestCase):
         self.assertGreaterEqual(values["errors"], (SIZE - (1 << 20)) // 4096)
         self.assertLess(values["errors"], 1024)
         self.assertIn("a write failed: No space left on device", ended.stderr)
+
+
+class AsRoot(DiskCase):
+    def test_a_disk_that_does_not_answer_keeps_nobody_from_leaving(self):
+        mount = self.directory / "frozen"
+        mount.mkdir()
+        room = self.directory / "room"
+        subprocess.run(["truncate", "--size=64M", room], check=True)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", room], check=True)
+        subprocess.run(["mount", "-o", "loop", room, mount], check=True)
+        # The kernel closes what io_uring had open a moment after the process is gone.
+        self.addCleanup(subprocess.run, ["umount", "--lazy", mount], check=True)
+        self.image = mount / "image"
+        self.image.write_bytes(bytes(SIZE))
+        pid_file = self.directory / "pid"
+        arguments = self.arguments("op=randwrite depth=8 ms=600000 pause=1", "--pid-file", pid_file)
+        with subprocess.Popen([VIREO, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) as process:
+            self.addCleanup(process.kill)
+            process.stdout.readline()
+            subprocess.run(["fsfreeze", "--freeze", mount], check=True)
+            try:
+                # The guest comes to its end in the middle of its writes.
+                time.sleep(0.5)
+                process.terminate()
+                time.sleep(0.5)
+                process.terminate()
+                for line in process.stderr:
+                    if "a disk has not answered for 30s" in line:
+                        break
+                else:
+                    self.fail("it did not tell")
+                while pid_file.exists():
+                    time.sleep(0.01)
+            finally:
+                subprocess.run(["fsfreeze", "--unfreeze", mount], check=True)
+            self.assertEqual(process.wait(60), 0)
 
 
 if __name__ == "__main__":
