@@ -198,6 +198,44 @@ TEST_CASE("overlay: many requests of all kinds at once leave what they leave on 
   }
 }
 
+TEST_CASE("overlay: two writes to one block that the base still has wait for each other") {
+  Files files;
+  {
+    const auto disk = open_overlay_disk(files.base, files.overlay);
+  }
+  // A base that answers a read when it is told to: the other end of a pipe.
+  std::array<int, 2> ends = {};
+  REQUIRE(::pipe(ends.data()) == 0);
+  const UniqueFd answers(ends[1]);
+  Result<OverlayFile> overlay = open_overlay(files.overlay, true);
+  REQUIRE(overlay);
+  BlockDevice device({.id = "slow"}, std::make_unique<OverlayDisk>(
+                                         std::move(*overlay),
+                                         DiskFile{.fd = UniqueFd(ends[0]), .size = kBaseSize}));
+  FakeGuest guest(1);
+  MmioDriver driver(guest, device);
+  driver.begin(kEventIdx | kFlushFeature);
+  BlockDriver blk(guest, driver);
+  for (const std::uint64_t sector : {0U, 1U}) {
+    const std::uint64_t at = guest.allocate(4096);
+    const virtio_blk_outhdr header = {.type = VIRTIO_BLK_T_OUT, .ioprio = 0, .sector = sector};
+    REQUIRE(guest.memory().write_object(GuestAddress(at), header));
+    std::ranges::fill(guest.bytes().subspan(at + 512, 512), std::byte{0x44});
+    driver.queue(0).add({{at, 16, false}, {at + 512, 512, false}, {at + 32, 1, true}});
+  }
+  driver.kick(0);
+  // One of them is done before the base answers a second time.
+  const std::vector<std::byte> block(4096, std::byte{0x55});
+  for (int i = 0; i < 2; ++i) {
+    REQUIRE(write_full(answers.get(), block));
+    CHECK(driver.wait_used(0).length == 1);
+  }
+  CHECK(blk.read(0, 4096) == VIRTIO_BLK_S_OK);
+  CHECK(std::ranges::count(blk.data().first(1024), std::byte{0x44}) == 1024);
+  CHECK(std::ranges::count(blk.data().subspan(1024, 3072), std::byte{0x55}) == 3072);
+  driver.reset();
+}
+
 TEST_CASE("overlay: discard gives back what is the overlay's, and the base shows nowhere else") {
   Files files;
   OverlayMachine m(files.base, files.overlay);
