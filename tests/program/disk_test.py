@@ -130,13 +130,12 @@ class Disk(DiskCase):
             self.assertEqual((ended.status, ended.errors.count("\n")), (status, 1), ended)
 
     def test_a_disk_is_one_vms_alone(self):
-        with subprocess.Popen([VIREO, *map(str, self.arguments("op=randread ms=60000"))], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL) as first:
+        with subprocess.Popen([VIREO, *map(str, self.arguments("op=randread ms=60000 pause=1"))],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
             self.addCleanup(first.kill)
+            self.assertIn(b"blk_state=begin", first.stdout.readline())
             held = f"disk \"d\": {self.image}: in use by process {first.pid}: "
-            deadline = time.monotonic() + 60
-            while held not in run(*self.arguments("op=randread count=1")).errors:
-                self.assertLess(time.monotonic(), deadline)
+            self.refused(71, held)
             self.refused(71, held, disk=",readonly")
             first.kill()
         self.job("op=randread count=1")
