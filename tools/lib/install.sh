@@ -38,6 +38,7 @@ build_packages=(
 image_packages=(python3 busybox-static cpio kmod xz-utils lz4 zstd)
 rootfs_packages=(mmdebstrap e2fsprogs)
 test_packages=(
+  xorriso
   catch2 procps strace acpica-tools clang-format-19 qemu-system-x86 mandoc groff-base zsh fish systemd
   python3-pyhcl
   "${image_packages[@]}" "${rootfs_packages[@]}"
