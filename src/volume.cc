@@ -17,7 +17,7 @@
 
 #include "src/base/fd.h"
 #include "src/base/log.h"
-#include "src/base/owned_path.h"
+#include "src/base/unpublished_file.h"
 #include "src/config.h"
 #include "src/config_value.h"
 
@@ -32,61 +32,6 @@ constexpr int kTries = 10;
 constexpr std::size_t kLabelMax = 16;
 /// Of a file that only this VM shall read.
 constexpr mode_t kMode = 0600;
-
-/// A file that has no name in the directory until it is published; one with a name of its own,
-/// which goes with this object, where the file system knows no files without.
-class UnpublishedFile {
- public:
-  static Result<UnpublishedFile> create(const std::string& path) {
-    UnpublishedFile file;
-    TRY_ASSIGN(file.target_, OwnedPath::open(path));
-    const int directory = file.target_.directory();
-    file.fd_ = UniqueFd(::openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, kMode));
-    if (!file.fd_) {
-      TRY_ASSIGN(file.temporary_, OwnedPath::open(fmt::format("{}.{}.tmp", path, ::getpid())));
-      file.fd_ = UniqueFd(::openat(directory, file.temporary_.name().c_str(),
-                                   O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, kMode));
-      if (!file.fd_) {
-        return fail_errno(errno, path);
-      }
-      file.temporary_.take();
-    }
-    return file;
-  }
-
-  int fd() const { return fd_.get(); }
-
-  /// Gives it its name; false where that is taken.
-  Result<bool> publish() {
-    const std::string own = fmt::format("/proc/self/fd/{}", fd_.get());
-    const char* const name = target_.name().c_str();
-    const int failed =
-        temporary_.directory() < 0
-            ? ::linkat(AT_FDCWD, own.c_str(), target_.directory(), name, AT_SYMLINK_FOLLOW)
-            : ::renameat2(temporary_.directory(), temporary_.name().c_str(), target_.directory(),
-                          name, RENAME_NOREPLACE);
-    if (failed != 0) {
-      return errno == EEXIST ? Result<bool>(false) : fail_errno(errno, target_.name());
-    }
-    const UniqueFd directory(
-        ::openat(target_.directory(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!directory || ::fsync(directory.get()) != 0) {
-      return fail_errno(errno, "syncing the directory of " + target_.name());
-    }
-    return true;
-  }
-  /// Removes what has the name.
-  Result<> remove_target() const {
-    return ::unlinkat(target_.directory(), target_.name().c_str(), 0) == 0
-               ? Result<>()
-               : fail_errno(errno, target_.name());
-  }
-
- private:
-  UniqueFd fd_;
-  OwnedPath target_;
-  OwnedPath temporary_;
-};
 
 /// Whether the file is there and holds something, of the size that it shall have.
 Result<bool> is_made(const VolumeConfig& volume, const std::string& path) {
@@ -178,7 +123,7 @@ Result<bool> try_to_make(const VolumeConfig& volume, const std::string& path,
       return false;
     }
   }
-  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(path));
+  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(path, kMode));
   if (held) {
     TRY(take_over(file.fd(), held.get()));
   }

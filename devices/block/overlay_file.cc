@@ -20,8 +20,8 @@
 #include <fmt/core.h>
 
 #include "src/base/endian.h"
-#include "src/base/fd_path.h"
 #include "src/base/log.h"
+#include "src/base/unpublished_file.h"
 
 namespace vireo {
 
@@ -108,11 +108,6 @@ Result<> fill_new_overlay(int fd, OverlayHeader header, const DiskFile& base) {
     return fail_errno(errno, "fsync");
   }
   return {};
-}
-
-std::string directory_of(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
 }
 
 Result<OverlayHeader> read_header(int fd) {
@@ -213,23 +208,11 @@ Result<OverlayBase> overlay_base_of(const std::string& path, const DiskFile& bas
 }
 
 Result<> make_overlay(const std::string& path, const OverlayBase& base, const DiskFile& base_file) {
-  const std::string temporary = fmt::format("{}.new-{}", path, ::getpid());
-  ::unlink(temporary.c_str());  // of a process that had this number and was killed
-  TRY_ASSIGN(const UniqueFd fd, open_file(temporary, O_RDWR | O_CREAT | O_EXCL, 0644));
-  Result<> made = fill_new_overlay(fd.get(), header_for(base), base_file);
-  if (made &&
-      ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) < 0 &&
-      errno != EEXIST) {
-    made = fail_errno(errno, "renaming it");
+  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(path, 0644));
+  if (Result<> filled = fill_new_overlay(file.fd(), header_for(base), base_file); !filled) {
+    return std::unexpected(std::move(filled).error().context(path));
   }
-  ::unlink(temporary.c_str());  // gone already, unless something went wrong or another was faster
-  if (!made) {
-    return std::unexpected(std::move(made).error().context(path));
-  }
-  TRY_ASSIGN(const UniqueFd directory, open_file(directory_of(path), O_RDONLY | O_DIRECTORY));
-  if (::fsync(directory.get()) < 0) {
-    return fail_errno(errno, path + ": syncing its directory");
-  }
+  TRY(file.publish());  // or another was faster, and that one is used
   return {};
 }
 
