@@ -12,42 +12,9 @@
 #include "src/config.h"
 #include "src/config_keys.h"
 #include "src/config_value.h"
+#include "src/option_words.h"
 
 namespace vireo {
-
-namespace {
-
-/// One word of a device option.
-struct Word {
-  std::string key;
-  std::optional<std::string> value;  ///< none: a flag
-};
-
-/// "id=data,path=a,,b,readonly" as its words: two commas are one that belongs to the word.
-std::vector<Word> split_words(std::string_view text) {
-  std::vector<std::string> words(1);
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == ',' && !text.substr(i + 1).starts_with(',')) {
-      words.emplace_back();
-      continue;
-    }
-    words.back() += text[i];
-    if (text[i] == ',') {
-      ++i;
-    }
-  }
-  std::vector<Word> split;
-  for (const std::string& word : words) {
-    const std::size_t equals = word.find('=');
-    split.push_back({.key = word.substr(0, equals), .value = std::nullopt});
-    if (equals != std::string::npos) {
-      split.back().value = word.substr(equals + 1);
-    }
-  }
-  return split;
-}
-
-}  // namespace
 
 Result<> set_config_option(Config& config, std::string_view key, std::string_view option,
                            std::string_view text) {
@@ -59,7 +26,7 @@ Result<> set_config_option(Config& config, std::string_view key, std::string_vie
 
 Result<> set_table_option(Config& config, std::string_view table, std::string_view option,
                           std::string_view text, std::string_view first) {
-  std::vector<Word> words = split_words(text);
+  std::vector<OptionWord> words = split_option_words(text);
   if (!first.empty() && !words.front().value) {
     words.front().value = std::exchange(words.front().key, first);
   }
@@ -67,7 +34,7 @@ Result<> set_table_option(Config& config, std::string_view table, std::string_vi
   const ConfigKey* const tables = find_config_key(table);
   if (tables != nullptr && tables->kind == ConfigKey::Kind::kTables) {
     TRY(tables->set(ConfigValue(ConfigValue::FlagWord(), label, ErrorCode::kUsage), config));
-    const auto id = std::ranges::find(words, "id", &Word::key);
+    const auto id = std::ranges::find(words, "id", &OptionWord::key);
     label += id != words.end() && id->value ? " " + quoted(*id->value) : "";
   }
   const std::string prefix = fmt::format("{}.", table);
@@ -81,7 +48,7 @@ Result<> set_table_option(Config& config, std::string_view table, std::string_vi
     if (key->set == nullptr) {
       return fail(ErrorCode::kUsage, where + ": not yet supported; remove it");
     }
-    if (std::ranges::find(words.begin(), word, word->key, &Word::key) != word) {
+    if (std::ranges::find(words.begin(), word, word->key, &OptionWord::key) != word) {
       return fail(ErrorCode::kUsage, where + ": given twice; wants to be given once");
     }
     ConfigValue::Content content = ConfigValue::FlagWord();

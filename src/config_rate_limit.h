@@ -12,6 +12,9 @@
 
 namespace vireo {
 
+/// kConfig, beginning with `key`, where a bucket lacks something.
+Result<> validate_rate_limit(const RateLimitConfig& limit, std::string_view key);
+
 inline constexpr auto kBandwidth = &RateLimitConfig::bandwidth;
 inline constexpr auto kOps = &RateLimitConfig::ops;
 

@@ -14,11 +14,10 @@
 #include "boot/boot_params.h"
 #include "src/base/fd_path.h"
 #include "src/config.h"
+#include "src/config_rate_limit.h"
 #include "src/config_value.h"
 
 namespace vireo {
-
-namespace {
 
 Result<> validate_rate_limit(const RateLimitConfig& limit, std::string_view key) {
   for (const auto& [name, bucket] :
@@ -29,6 +28,8 @@ Result<> validate_rate_limit(const RateLimitConfig& limit, std::string_view key)
   }
   return {};
 }
+
+namespace {
 
 Result<> validate_serial(const Config& config) {
   const SerialMode mode = config.serial.mode;

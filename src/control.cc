@@ -50,11 +50,19 @@ bool ControlConnection::gone() const {
 
 void ControlConnection::read() {
   if (socket_ && !read_op_.in_flight() && !input_over_ && input_begin_ == input_end_) {
-    machine_.reactor().ring().prep_read(read_op_, socket_.get(), input_, Ring::kNoOffset);
+    input_room_ = {.iov_base = input_.data(), .iov_len = input_.size()};
+    message_ = {.msg_iov = &input_room_, .msg_iovlen = 1};
+    ancillary_.receive_with(message_);
+    machine_.reactor().ring().prep_recvmsg(read_op_, socket_.get(), message_);
   }
 }
 
 void ControlConnection::on_read(Op& /*op*/, Completion completion) {
+  if (completion.result > 0) {
+    if (UniqueFd file = AncillaryFile::take(message_)) {
+      file_ = std::move(file);
+    }
+  }
   if (!socket_) {
     control_.collect_later();
     return;
@@ -80,7 +88,8 @@ void ControlConnection::serve() {
       return;
     }
     if (parser_.complete()) {
-      const HttpRequest request = parser_.take();
+      HttpRequest request = parser_.take();
+      request.file = std::move(file_);
       keep_alive_ = request.keep_alive;
       answering_ = true;
       patience_.cancel();

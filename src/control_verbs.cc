@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "src/base/log.h"
+#include "src/drive.h"
 #include "src/exit_report.h"
 #include "src/manual/verbs.h"
 
@@ -50,7 +51,7 @@ std::optional<Json> body_object(const HttpRequest& request, std::string_view all
 // What shows something
 // -------------------------------------------------------------------------------
 
-void status(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void status(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   const Config& config = machine.config();
   done(ok({{"version", 1},
            {"name", config.name},
@@ -65,12 +66,12 @@ void status(Machine& machine, const HttpRequest& /*request*/, const Done& done) 
            {"memory_bytes", config.machine.memory_bytes}}));
 }
 
-void config(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void config(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   const Json json = {{"version", 1}, {"config", Json::parse(to_json(machine.config()))}};
   done(ok(json));
 }
 
-void stats(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void stats(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   DeviceSet& devices = machine.devices();
   auto vcpus = vcpus_json(machine.vcpus(), devices.ports(), devices.mmio());
   auto kvm = counters_json(machine.kvm_stats());
@@ -81,7 +82,7 @@ void stats(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
   done(ok({{"version", 1}, {"vcpus", std::move(*vcpus)}, {"kvm", std::move(*kvm)}}));
 }
 
-void metrics(Machine& machine, const HttpRequest& request, const Done& done) {
+void metrics(Machine& machine, HttpRequest& request, const Done& done) {
   const std::string& name = machine.config().name;
   if (request.accept.find("openmetrics") != std::string::npos ||
       request.accept.find("text/plain") != std::string::npos) {
@@ -91,7 +92,7 @@ void metrics(Machine& machine, const HttpRequest& request, const Done& done) {
   }
 }
 
-void events(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void events(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   done({.body = machine.events().line(name_of(machine.state()), "the state as you came"),
         .content_type = "application/x-ndjson",
         .stream = true});
@@ -100,7 +101,7 @@ void events(Machine& machine, const HttpRequest& /*request*/, const Done& done) 
 // What does something
 // --------------------------------------------------------------------------------
 
-void pause(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void pause(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   if (machine.state() == MachineState::kStopping) {
     done(control_error(409, "the VM is stopping"));
     return;
@@ -108,7 +109,7 @@ void pause(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
   machine.pause([&machine, done] { done(ok(state_json(machine))); });
 }
 
-void resume(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void resume(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   if (machine.resume()) {
     done(ok(state_json(machine)));
   } else {
@@ -117,7 +118,7 @@ void resume(Machine& machine, const HttpRequest& /*request*/, const Done& done) 
   }
 }
 
-void stop(Machine& machine, const HttpRequest& request, const Done& done) {
+void stop(Machine& machine, HttpRequest& request, const Done& done) {
   const std::optional<Json> body = body_object(request, "timeout");
   std::uint64_t timeout_ns = Machine::kStopTimeoutNs;
   bool valid = body.has_value();
@@ -135,12 +136,12 @@ void stop(Machine& machine, const HttpRequest& request, const Done& done) {
   done(ok(state_json(machine)));
 }
 
-void kill(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void kill(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   machine.kill();
   done(ok({{"version", 1}, {"state", "stopping"}}));
 }
 
-void ctrl_alt_del(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void ctrl_alt_del(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   if (machine.send_ctrl_alt_del()) {
     done(ok(state_json(machine)));
   } else {
@@ -148,7 +149,7 @@ void ctrl_alt_del(Machine& machine, const HttpRequest& /*request*/, const Done& 
   }
 }
 
-void nmi(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
+void nmi(Machine& machine, HttpRequest& /*request*/, const Done& done) {
   if (const Result<> sent = machine.inject_nmi(); !sent) {
     done(control_error(500, sent.error().message()));
   } else {
@@ -156,9 +157,23 @@ void nmi(Machine& machine, const HttpRequest& /*request*/, const Done& done) {
   }
 }
 
+void drive(Machine& machine, HttpRequest& request, const Done& done) {
+  Result<> begun = change_drive(machine, request.body, std::move(request.file),
+                                [done](const Result<DriveState>& state) {
+                                  done(state ? ok({{"version", 1},
+                                                   {"id", state->id},
+                                                   {"path", state->path},
+                                                   {"size_bytes", state->bytes}})
+                                             : control_error(500, state.error().message()));
+                                });
+  if (!begun) {
+    done(control_error(400, begun.error().message()));
+  }
+}
+
 struct Answer {
   std::string_view verb;
-  void (*give)(Machine&, const HttpRequest&, const Done&);
+  void (*give)(Machine&, HttpRequest&, const Done&);
 };
 constexpr auto kAnswers = std::to_array<Answer>({
     {"status", status},
@@ -172,6 +187,7 @@ constexpr auto kAnswers = std::to_array<Answer>({
     {"kill", kill},
     {"ctrl-alt-del", ctrl_alt_del},
     {"nmi", nmi},
+    {"drive", drive},
 });
 static_assert(std::ranges::equal(kAnswers, manual::kVerbs, {}, &Answer::verb, &manual::Verb::name),
               "each verb has its answer, in the order of src/manual/verbs.h");
@@ -193,7 +209,7 @@ ControlReply control_error(unsigned status, std::string_view what) {
           .body = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"};
 }
 
-void answer_control(Machine& machine, const HttpRequest& request, const Done& done) {
+void answer_control(Machine& machine, HttpRequest& request, const Done& done) {
   constexpr std::string_view kPrefix = "/vireo/";
   const std::string_view path = request.path;
   const auto* const verb = std::ranges::find(

@@ -20,8 +20,9 @@ struct ControlReply {
   bool stream = false;          ///< the connection gets events from here on; body is the first
 };
 
-/// Answers `request`, at once or later, by `done`. On the reactor's thread.
-void answer_control(Machine& machine, const HttpRequest& request,
+/// Answers `request`, at once or later, by `done`; takes its file where the verb wants one. On the
+/// reactor's thread.
+void answer_control(Machine& machine, HttpRequest& request,
                     const std::function<void(ControlReply)>& done);
 
 /// {"version": 1, "error": what}

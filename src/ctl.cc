@@ -8,16 +8,22 @@
 #include <span>
 #include <string_view>
 
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
+#include "devices/block/disk_file.h"
+#include "devices/block/overlay_file.h"
+#include "src/base/ancillary_file.h"
 #include "src/base/colour.h"
 #include "src/base/unix_socket.h"
 #include "src/config_value.h"
 #include "src/ctl_print.h"
 #include "src/http.h"
 #include "src/manual/verbs.h"
+#include "src/option_words.h"
 
 namespace vireo {
 
@@ -32,8 +38,20 @@ const manual::Verb* find_verb(std::string_view name) {
   return found == manual::kVerbs.end() ? nullptr : found;
 }
 
-Result<> send_all(int fd, std::string_view text) {
-  return write_full(fd, std::as_bytes(std::span(text)));
+/// Sends all of `text`, with `file` beside it where there is one.
+Result<> send_all(int fd, std::string_view text, const UniqueFd& file) {
+  std::string bytes(text);
+  iovec piece = {.iov_base = bytes.data(), .iov_len = bytes.size()};
+  msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+  AncillaryFile ancillary;
+  if (file) {
+    ancillary.send_with(message, file.get());
+  }
+  const ssize_t sent = ::sendmsg(fd, &message, MSG_NOSIGNAL);
+  if (sent < 0) {
+    return fail_errno(errno, "sendmsg");
+  }
+  return write_full(fd, std::as_bytes(std::span(text)).subspan(static_cast<std::size_t>(sent)));
 }
 
 /// Reads up to the end of the response; false where the connection ended before.
@@ -99,6 +117,55 @@ Result<int> follow_events(const CtlCommand& command, int fd) {
   return parser.status() == kHttpOk ? 0 : kExitRefused;
 }
 
+// drive
+// ------------------------------------------------------------------------------------------
+
+using Json = nlohmann::ordered_json;
+
+/// The body of the request: words become what they are in a configuration's table.
+Json drive_body(const CtlCommand& command) {
+  Json body = {{"id", command.id}};
+  if (command.settings.empty()) {
+    return body;
+  }
+  for (const OptionWord& word : split_option_words(command.settings)) {
+    std::string pointer = "/" + word.key;
+    std::ranges::replace(pointer, '.', '/');
+    const bool none = word.value == "none" && word.key.starts_with("rate_limit");
+    body[Json::json_pointer(pointer)] = none         ? Json(nullptr)
+                                        : word.value ? Json(*word.value)
+                                                     : Json(true);
+  }
+  return body;
+}
+
+/// How the VM has the disk open, and so wants a new one.
+DiskFileOptions options_of(const std::string& config, const std::string& id) {
+  const Json json = Json::parse(config, nullptr, false);
+  const Json disks = json.is_object() && json.contains("config") && json["config"].contains("disk")
+                         ? json["config"]["disk"]
+                         : Json::array();
+  for (const Json& disk : disks) {
+    if (disk.value("id", "") == id) {
+      return {.writable = !disk.value("readonly", false), .direct = disk.value("direct", false)};
+    }
+  }
+  return {};  // the VM will say that there is none
+}
+
+/// Opens the file that the body names, and names it so that the VM's directory does not matter.
+Result<UniqueFd> open_new_file(const CtlCommand& command, Json& body) {
+  std::string config;
+  TRY_ASSIGN(const UniqueFd socket, connect_unix(command.socket));
+  TRY(send_all(socket.get(), http_request("GET", "/vireo/config", "application/json", ""), {}));
+  HttpResponseParser parser([&config](std::string_view data) { config += data; });
+  TRY(receive(socket.get(), parser));
+  const std::string path = body["path"].get<std::string>();
+  TRY_ASSIGN(UniqueFd file, open_image_file(path, options_of(config, command.id)));
+  body["path"] = absolute_path(path);
+  return file;
+}
+
 }  // namespace
 
 bool is_ctl_verb(const std::string& verb) {
@@ -111,11 +178,26 @@ Result<int> run_ctl(const CtlCommand& command) {
   if (!socket) {
     return nobody(socket.error().message());
   }
-  const std::string body =
-      command.timeout.empty() ? "" : fmt::format("{{\"timeout\": \"{}\"}}", command.timeout);
+  std::string body;
+  UniqueFd file;
+  if (!command.timeout.empty()) {
+    body = Json{{"timeout", command.timeout}}.dump();
+  } else if (verb.name == "drive") {
+    Json json;
+    try {
+      json = drive_body(command);
+    } catch (const Json::exception&) {
+      return fail(ErrorCode::kUsage, fmt::format("drive: {}: wants KEY=VALUE, separated by commas",
+                                                 vireo::quoted(command.settings)));
+    }
+    if (json.contains("path") && json["path"].is_string()) {
+      TRY_ASSIGN(file, open_new_file(command, json));
+    }
+    body = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
   const std::string request =
       http_request(verb.method, fmt::format("/vireo/{}", verb.name), "application/json", body);
-  if (Result<> sent = send_all(socket->get(), request); !sent) {
+  if (Result<> sent = send_all(socket->get(), request, file); !sent) {
     return nobody(fmt::format("{}: {}", command.socket, sent.error().message()));
   }
   if (verb.name == "events") {
@@ -135,7 +217,7 @@ Result<int> run_ctl(const CtlCommand& command) {
     wait_for_end(socket->get());
   } else if (command.json) {
     std::fputs(answer.c_str(), stdout);
-  } else if (verb.method == "GET") {
+  } else if (verb.method == "GET" || verb.name == "drive") {
     std::fputs(answer_for_people(verb.name, answer).c_str(), stdout);
   }
   return 0;

@@ -12,8 +12,10 @@ namespace vireo {
 struct CtlCommand {
   std::string socket;
   std::string verb;
-  std::string timeout;  ///< of stop; empty: the VM's own
-  bool json = false;    ///< the answer as it came
+  std::string timeout;   ///< of stop; empty: the VM's own
+  std::string id;        ///< of drive: which
+  std::string settings;  ///< of drive: "size=20G,…"
+  bool json = false;     ///< the answer as it came
 };
 
 /// Whether there is such a verb.

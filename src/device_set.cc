@@ -176,11 +176,44 @@ void DeviceSet::quiesce(Task& done) {
     return;
   }
   quiesced_ = &done;
-  moving_ = virtio_.size() + 1;  // and this function
+  moving_ = virtio_.size() + changing_ + 1;  // and this function
   for (const auto& slot : virtio_) {
     slot->core().quiesce(slot->quiesced_task);
   }
   on_quiesced();
+}
+
+DeviceSet::VirtioSlot& DeviceSet::slot_of(const std::string& disk) {
+  const auto found = std::ranges::find_if(virtio_, [&disk](const auto& slot) {
+    return slot->block != nullptr && slot->block->id() == disk;
+  });
+  CHECK(found != virtio_.end());
+  return **found;
+}
+
+Result<> DeviceSet::change_disk(const std::string& id, BlockChange::Wanted wanted,
+                                BlockChange::Done done) {
+  VirtioSlot& slot = slot_of(id);
+  if (slot.block->change().busy()) {
+    return fail(ErrorCode::kConfig, "a change before this one is not done yet; ask again later");
+  }
+  if (quiesced_ != nullptr) {
+    return fail(ErrorCode::kConfig, "the VM is about to end or to restart");
+  }
+  BlockChange::Place place = {.first = &context_.reactor, .host = &slot.core()};
+  for (unsigned queue = 0; queue < slot.core().queue_count(); ++queue) {
+    place.queues.push_back(&slot.core().queue_reactor(queue));
+  }
+  TRY(slot.block->change().begin(std::move(wanted), place,
+                                 [this, done = std::move(done)](const Result<>& result) {
+                                   done(result);
+                                   --changing_;
+                                   if (quiesced_ != nullptr) {
+                                     on_quiesced();
+                                   }
+                                 }));
+  ++changing_;
+  return {};
 }
 
 void DeviceSet::on_quiesced() {

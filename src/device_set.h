@@ -68,6 +68,13 @@ class DeviceSet {
   /// All devices as after create(), for a guest that was reset. While they stand still.
   void reset();
 
+  /// Changes a disk while the guest uses it: BlockChange. Errors: kConfig where it cannot be now.
+  /// On the reactor's thread.
+  Result<> change_disk(const std::string& id, BlockChange::Wanted wanted, BlockChange::Done done);
+
+  /// Bytes of a disk that there is.
+  std::uint64_t disk_size(const std::string& id) { return slot_of(id).block->disk().size(); }
+
   /// Presses the guest's ACPI power button. Any thread.
   void press_power_button();
   /// False where the guest has not enabled its keyboard. Any thread.
@@ -105,6 +112,7 @@ class DeviceSet {
   explicit DeviceSet(const Context& context) : context_(context) {}
 
   Result<> create_virtio(const Config& config, std::vector<OpenDisk> disks);
+  VirtioSlot& slot_of(const std::string& disk);
   VirtioSlot& add_slot(std::string_view name, std::unique_ptr<VirtioDevice> device,
                        bool one_reactor);
   Result<> add_mmio(VirtioSlot& slot, std::size_t number);
@@ -131,6 +139,7 @@ class DeviceSet {
   std::vector<std::unique_ptr<VirtioSlot>> virtio_;
   std::size_t next_io_reactor_ = 0;
   std::size_t moving_ = 0;    // devices that do not stand still yet
+  std::size_t changing_ = 0;  // disks with a change that is not done
   std::size_t flushing_ = 0;  // disks whose last flush is not done yet
   Task* quiesced_ = nullptr;
   Bus ports_;

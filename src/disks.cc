@@ -70,7 +70,7 @@ Result<OpenDisk> open_seed(const CloudInitConfig& config, const std::string& nam
     file = open_disk_file(config.seed, {});
   } else {
     TRY_ASSIGN(UniqueFd seed, make_cloud_seed(config, name));
-    file = adopt_disk_file(std::move(seed));
+    file = adopt_disk_file(std::move(seed), {});
   }
   if (!file) {
     return std::unexpected(std::move(file).error().context("cloud_init"));

@@ -11,6 +11,8 @@
 #include <string>
 #include <string_view>
 
+#include "src/base/fd.h"
+
 namespace vireo {
 
 struct HttpRequest {
@@ -19,6 +21,7 @@ struct HttpRequest {
   std::string accept;  ///< the header's value
   std::string body;
   bool keep_alive = true;
+  UniqueFd file;  ///< came beside it on a UNIX socket; none from the parser
 };
 
 /// Reads requests one after the other, from bytes cut anywhere.

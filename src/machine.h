@@ -96,7 +96,9 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   MachineState state() const { return state_; }
   bool ready() const { return ready_; }
   std::uint32_t restarts() const { return restarts_; }
+  /// As it is now: verbs change it.
   const Config& config() const { return config_; }
+  Config& config() { return config_; }
   const Timeline& timeline() const { return timeline_; }
   const GuestMemory& memory() const { return *memory_; }
   const std::vector<std::unique_ptr<Vcpu>>& vcpus() const { return vcpus_; }
@@ -167,7 +169,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   // ReadyTextListener, on vCPU threads.
   void ready_text_seen() override { saw_readiness(); }
 
-  const Config& config_;
+  Config config_;
   Timeline& timeline_;
   Events events_;
   Limits limits_;

@@ -22,10 +22,10 @@ namespace vireo {
 namespace {
 
 /// io_uring operations that the program uses: the ring takes no others.
-constexpr auto kOpcodes =
-    std::to_array<std::uint8_t>({IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
-                                 IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD,
-                                 IORING_OP_ACCEPT, IORING_OP_TIMEOUT, IORING_OP_ASYNC_CANCEL});
+constexpr auto kOpcodes = std::to_array<std::uint8_t>(
+    {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC,
+     IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_ACCEPT, IORING_OP_RECVMSG,
+     IORING_OP_TIMEOUT, IORING_OP_ASYNC_CANCEL});
 
 BootConfig boot_config(const Config& all) {
   const BootOptions& options = all.boot;

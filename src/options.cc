@@ -199,6 +199,8 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   CLI::App app(command.purpose, program_of(command));
   declare_argument(app, manual::kCtlArguments[0], ctl.socket);
   declare_argument(app, manual::kCtlArguments[1], ctl.verb);
+  declare_argument(app, manual::kCtlArguments[2], ctl.id);
+  declare_argument(app, manual::kCtlArguments[3], ctl.settings);
   declare_value(app, option_of(manual::kCtlOptions, "--timeout"), ctl.timeout);
   declare_flag(app, option_of(manual::kCtlOptions, "--json"), ctl.json);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
@@ -210,6 +212,13 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   if (!is_ctl_verb(ctl.verb)) {
     return fail(ErrorCode::kUsage,
                 fmt::format("{}: no verb of ctl (see vireo ctl --help)", vireo::quoted(ctl.verb)));
+  }
+  if (ctl.verb == "drive" && ctl.id.empty()) {
+    return fail(ErrorCode::kUsage, "drive: wants the id of a disk (see vireo ctl SOCKET config)");
+  }
+  if (ctl.verb != "drive" && !ctl.id.empty()) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("{}: the verb {} takes no argument", vireo::quoted(ctl.id), ctl.verb));
   }
   if (!ctl.timeout.empty() && (ctl.verb != "stop" || !parse_duration(ctl.timeout))) {
     return fail(ErrorCode::kUsage,

@@ -59,7 +59,8 @@ virtio_blk_config config_of(const BlockDevice::Settings& settings, const Disk& d
 BlockDevice::BlockDevice(const Settings& settings, std::unique_ptr<Disk> disk)
     : features_(features_of(settings)),
       queue_sizes_(settings.queues, kQueueSize),
-      config_(config_of(settings, *disk)) {
+      config_(config_of(settings, *disk)),
+      change_(shared_, queues_, config_) {
   shared_.id = settings.id;
   shared_.rules = {
       .size = disk->size(), .block_size = disk->limits().block_size, .readonly = settings.readonly};

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/block/block_change.h"
 #include "devices/block/block_queue.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/uapi.h"
@@ -41,9 +42,9 @@ class BlockDevice final : public VirtioDevice {
 
   const std::string& id() const { return shared_.id; }
   Disk& disk() { return *shared_.disk; }
+  const Disk& disk() const { return *shared_.disk; }
+  BlockChange& change() { return change_; }
   const BlockCounters& counters() const { return shared_.counters; }
-  /// Any thread.
-  RateLimiter& limiter() { return shared_.limiter; }
 
  private:
   std::uint64_t features_ = 0;
@@ -51,6 +52,7 @@ class BlockDevice final : public VirtioDevice {
   virtio_blk_config config_ = {};
   BlockShared shared_;
   std::vector<std::unique_ptr<BlockQueue>> queues_;
+  BlockChange change_;
 };
 
 }  // namespace vireo

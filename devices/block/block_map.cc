@@ -27,18 +27,18 @@ std::uint64_t word_at(std::span<const std::byte> bits, std::uint64_t block) {
 
 }  // namespace
 
-Result<BlockMap> BlockMap::create(std::uint64_t blocks) {
+Result<BlockMap> BlockMap::create(std::uint64_t blocks, std::uint64_t most) {
+  CHECK(blocks <= most);
   BlockMap map;
   map.blocks_ = blocks;
-  const std::uint64_t pages = (blocks + kBlocksOfPage - 1) / kBlocksOfPage;
   TRY_ASSIGN(map.bits_,
-             Mapping::create(pages * kPageSize, PROT_READ | PROT_WRITE,
+             Mapping::create(pages_of(most) * kPageSize, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, "a block map"));
   return map;
 }
 
 Result<> BlockMap::load(int fd, std::uint64_t offset) {
-  const auto end = static_cast<off_t>(offset + bits_.size());
+  const auto end = static_cast<off_t>(offset + pages_of(blocks_) * kPageSize);
   for (auto at = static_cast<off_t>(offset); at < end;) {
     const off_t data = ::lseek(fd, at, SEEK_DATA);
     if (data < 0 && errno != ENXIO) {
@@ -107,6 +107,11 @@ void BlockMap::set(std::uint64_t first, std::uint64_t count) {
       }
     }
   }
+}
+
+void BlockMap::grow(std::uint64_t blocks) {
+  CHECK(blocks >= blocks_ && pages_of(blocks) * kPageSize <= bits_.size());
+  blocks_ = blocks;
 }
 
 std::vector<BlockMap::Page> BlockMap::take_changed() {

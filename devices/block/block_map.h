@@ -31,8 +31,9 @@ class BlockMap {
     std::vector<std::byte> bytes;
   };
 
-  /// Of `blocks` blocks, none of them present. Pages that stay so cost no memory.
-  static Result<BlockMap> create(std::uint64_t blocks);
+  /// Of `blocks` blocks, none of them present, with room for `most`. Pages that stay so cost no
+  /// memory.
+  static Result<BlockMap> create(std::uint64_t blocks, std::uint64_t most);
   /// Sets what is set in `size` bytes of `fd` from `offset` on: whole pages.
   Result<> load(int fd, std::uint64_t offset);
 
@@ -42,6 +43,8 @@ class BlockMap {
   Run run(std::uint64_t first, std::uint64_t most) const;
   std::uint64_t count_present() const;
   void set(std::uint64_t first, std::uint64_t count);
+  /// From now on it is of `blocks` blocks, no fewer than before and no more than there is room for.
+  void grow(std::uint64_t blocks);
 
   /// Whether bits were set since take_changed().
   bool changed() const { return !changed_.empty(); }
@@ -51,6 +54,10 @@ class BlockMap {
  private:
   std::span<std::byte> page(std::uint64_t number) const {
     return bits_.bytes().subspan(number * kPageSize, kPageSize);
+  }
+
+  static std::uint64_t pages_of(std::uint64_t blocks) {
+    return (blocks + kBlocksOfPage - 1) / kBlocksOfPage;
   }
 
   std::uint64_t blocks_ = 0;

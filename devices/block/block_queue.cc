@@ -40,14 +40,28 @@ void add(std::atomic<std::uint64_t>& counter, std::uint64_t amount = 1) {
 
 }  // namespace
 
+void BlockQueue::adopt(Disk& disk, std::function<void()> left) {
+  size_ = disk.size();
+  on_old_disk_ = &disk == disk_ ? 0 : pending_.size() - spare_.size();
+  disk_ = &disk;
+  if (on_old_disk_ == 0) {
+    left();
+  } else {
+    left_ = std::move(left);
+  }
+  retry();  // by other limits, perhaps
+}
+
 QueueHandler::Served BlockQueue::serve() {
+  BlockRequestRules rules = shared_.rules;
+  rules.size = size_;
   for (unsigned served = 0; served < queue().size(); ++served) {
     std::optional<DescriptorChain> chain = queue().pop();
     if (!chain) {
       return Served::kAll;
     }
     Pending& pending = take_spare();
-    const std::uint8_t status = parse_block_request(*chain, shared_.rules, pending.request);
+    const std::uint8_t status = parse_block_request(*chain, rules, pending.request);
     if (!admit(shared_.limiter, pending.request.bytes())) {
       add(shared_.counters.throttled);
       queue().undo_pop(std::move(*chain));
@@ -69,10 +83,11 @@ BlockQueue::Pending& BlockQueue::take_spare() {
   if (spare_.empty()) {
     pending_.push_back(std::make_unique<Pending>());
     pending_.back()->bind<BlockQueue, &BlockQueue::on_disk>(this);
-    return *pending_.back();
+    spare_.push_back(pending_.back().get());
   }
   Pending& pending = *spare_.back();
   spare_.pop_back();
+  pending.disk = disk_;
   return pending;
 }
 
@@ -102,7 +117,7 @@ void BlockQueue::begin(Pending& pending) {
     default:
       break;
   }
-  shared_.disk->start(pending, reactor().ring());
+  pending.disk->start(pending, reactor().ring());
 }
 
 void BlockQueue::begin_next_range(Pending& pending) {
@@ -114,7 +129,7 @@ void BlockQueue::begin_next_range(Pending& pending) {
   pending.offset = range.offset;
   pending.length = range.length;
   pending.unmap = range.unmap;
-  shared_.disk->start(pending, reactor().ring());
+  pending.disk->start(pending, reactor().ring());
 }
 
 void BlockQueue::on_disk(DiskOp& op, int errnum) {
@@ -132,7 +147,7 @@ void BlockQueue::on_disk(DiskOp& op, int errnum) {
   } else if (shared_.write_through && op.kind != DiskOp::Kind::kRead && !pending.flushing) {
     pending.flushing = true;
     op.kind = DiskOp::Kind::kFlush;
-    shared_.disk->start(op, reactor().ring());
+    pending.disk->start(op, reactor().ring());
   } else {
     count(pending.request);
     end(pending, VIRTIO_BLK_S_OK);
@@ -179,6 +194,9 @@ void BlockQueue::end(Pending& pending, std::uint8_t status) {
   give_back(std::move(*pending.chain), told ? written : 0);
   pending.chain.reset();
   spare_.push_back(&pending);
+  if (on_old_disk_ > 0 && pending.disk != disk_ && --on_old_disk_ == 0) {
+    std::exchange(left_, nullptr)();
+  }
 }
 
 }  // namespace vireo

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,11 +47,17 @@ struct BlockShared {
 
 class BlockQueue final : public QueueHandler {
  public:
-  explicit BlockQueue(BlockShared& shared) : shared_(shared) {}
+  explicit BlockQueue(BlockShared& shared)
+      : shared_(shared), disk_(shared.disk.get()), size_(shared.disk->size()) {}
+
+  /// Serves `disk` from now on, which may be the same with another size. `left` is called when
+  /// nothing is on the disk before any more. On the queue's reactor, as all of it.
+  void adopt(Disk& disk, std::function<void()> left);
 
  private:
   /// A request that is served; there are as many as there ever were at a time.
   struct Pending : DiskOp {
+    Disk* disk = nullptr;
     BlockRequest request;
     std::optional<DescriptorChain> chain;
     std::size_t next_range = 0;
@@ -69,6 +76,10 @@ class BlockQueue final : public QueueHandler {
   void count(const BlockRequest& request);
 
   BlockShared& shared_;
+  Disk* disk_;
+  std::uint64_t size_;
+  std::size_t on_old_disk_ = 0;  // requests
+  std::function<void()> left_;   // to be called when there are none
   std::vector<std::unique_ptr<Pending>> pending_;
   std::vector<Pending*> spare_;  // those that serve no request
 };

@@ -24,7 +24,7 @@ class Disk;
 /// Disk::start() until its callback.
 class DiskOp {
  public:
-  enum class Kind : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+  enum class Kind : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, kGrow };
 
   DiskOp() { op_.bind<DiskOp, &DiskOp::on_completion>(this); }
   DiskOp(const DiskOp&) = delete;
@@ -41,7 +41,7 @@ class DiskOp {
   // What is asked for. Set by the owner, and left alone until the end; bytes, within the disk.
   Kind kind = Kind::kFlush;
   std::uint64_t offset = 0;
-  std::uint64_t length = 0;
+  std::uint64_t length = 0;   ///< kGrow: the size that the disk will have, durably
   std::vector<iovec> pieces;  ///< kRead, kWrite: guest memory, `length` bytes in all
   bool unmap = false;         ///< kWriteZeroes: may give the room back to the host
 
@@ -107,8 +107,12 @@ class Disk {
   Disk& operator=(const Disk&) = delete;
   virtual ~Disk() = default;
 
-  /// Bytes; a multiple of the block size.
+  /// Bytes; a multiple of the block size. Not while a kGrow is on its way.
   virtual std::uint64_t size() const = 0;
+  /// Takes the size that it has now: a file may have been changed from outside.
+  virtual Result<> measure() { return {}; }
+  /// Whether a kGrow to `bytes` can be: what is wrong with them, kConfig.
+  virtual Result<> check_growth(std::uint64_t bytes) const = 0;
   /// What operations have to be multiples of, and what they had better be.
   virtual const BlockLimits& limits() const = 0;
   /// Whether all its operations have to be on one reactor.

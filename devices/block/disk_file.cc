@@ -138,67 +138,22 @@ Result<> read_direct_limits(const struct statx& status, DiskFile& file) {
   return {};
 }
 
-Result<UniqueFd> open_image(const std::string& path, const DiskFileOptions& options) {
-  // Not to wait for the other end of a pipe; cleared below.
-  const int flags = (options.writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY;
-  TRY_ASSIGN(UniqueFd fd, open_path(path, flags | (options.direct ? O_DIRECT : 0)));
-  return fd;
-}
-
 /// The status flags as reads and writes want them; whether I/O is direct.
 Result<bool> settle_flags(int fd, const DiskFileOptions& options) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ((flags & O_NONBLOCK) != 0 && ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)) {
     return fail_errno(errno, "fcntl");
   }
+  const int access = flags & O_ACCMODE;
+  if (access == O_WRONLY || (options.writable && access != O_RDWR)) {
+    return fail(ErrorCode::kConfig, fmt::format("the descriptor was opened without the right to {}",
+                                                options.writable ? "read and write" : "read"));
+  }
   const bool direct = (flags & O_DIRECT) != 0;
   if (options.direct && !direct) {
     return fail(ErrorCode::kConfig, "direct: the descriptor was opened without O_DIRECT");
   }
   return direct;
-}
-
-/// A writable device is claimed, so that the host does not use it meanwhile.
-Result<> claim_block_device(const std::string& path, const DiskFileOptions& options,
-                            DiskFile& file) {
-  if (!options.writable || is_inherited(path)) {
-    return {};
-  }
-  const int flags = O_RDWR | O_EXCL | (options.direct ? O_DIRECT : 0);
-  auto claimed = open_file(path, flags);
-  if (!claimed) {
-    return claimed.error().errnum() == EBUSY
-               ? Result<>(fail(ErrorCode::kSystem,
-                               "in use by the host (mounted, or part of another device)"))
-               : Result<>(std::unexpected(std::move(claimed).error()));
-  }
-  file.fd = std::move(*claimed);
-  return {};
-}
-
-Result<DiskFile> open_unnamed(const std::string& path, const DiskFileOptions& options,
-                              UniqueFd fd) {
-  DiskFile file{.fd = std::move(fd)};
-  TRY_ASSIGN(const struct statx status, status_of(file.fd.get()));
-  const auto type = status.stx_mode & S_IFMT;
-  file.block_device = type == S_IFBLK;
-  if (type != S_IFREG && type != S_IFBLK) {
-    return fail(ErrorCode::kBadInput, "neither a regular file nor a block device");
-  }
-  if (file.block_device) {
-    TRY(claim_block_device(path, options, file));
-    TRY(read_block_device_limits(file));
-  } else {
-    file.limits.physical_block_size =
-        std::clamp(std::uint32_t{status.stx_blksize}, kSectorSize, kPageSize);
-  }
-  TRY_ASSIGN(const bool direct, settle_flags(file.fd.get(), options));
-  if (direct) {
-    TRY(read_direct_limits(status, file));
-  }
-  TRY(lock_file(file.fd.get(), options.writable));
-  TRY_ASSIGN(file.size, disk_file_size(file));
-  return file;
 }
 
 }  // namespace
@@ -220,20 +175,59 @@ Result<std::uint64_t> disk_file_size(const DiskFile& file) {
   return bytes;
 }
 
-Result<DiskFile> adopt_disk_file(UniqueFd fd) {
-  return open_unnamed("", {}, std::move(fd));
+Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions& options) {
+  const int flags = (options.writable ? O_RDWR : O_RDONLY) | (options.direct ? O_DIRECT : 0);
+  // Not to wait for the other end of a pipe; cleared later.
+  auto fd = open_path(path, flags | O_NONBLOCK | O_NOCTTY);
+  if (!fd && options.direct && fd.error().errnum() == EINVAL) {
+    return fail(ErrorCode::kConfig,
+                path + ": direct: its file system has no direct I/O; leave direct out");
+  }
+  if (!fd || !options.writable || is_inherited(path)) {
+    return fd;
+  }
+  // A writable device is claimed, so that the host does not use it meanwhile.
+  auto status = status_of(fd->get());
+  if (!status) {
+    return std::unexpected(std::move(status).error().context(path));
+  }
+  if ((status->stx_mode & S_IFMT) != S_IFBLK) {
+    return fd;
+  }
+  auto claimed = open_file(path, flags | O_EXCL);
+  if (!claimed && claimed.error().errnum() == EBUSY) {
+    return fail(ErrorCode::kSystem,
+                path + ": in use by the host (mounted, or part of another device)");
+  }
+  return claimed;
+}
+
+Result<DiskFile> adopt_disk_file(UniqueFd fd, const DiskFileOptions& options) {
+  DiskFile file{.fd = std::move(fd)};
+  TRY_ASSIGN(const struct statx status, status_of(file.fd.get()));
+  const auto type = status.stx_mode & S_IFMT;
+  file.block_device = type == S_IFBLK;
+  if (type != S_IFREG && type != S_IFBLK) {
+    return fail(ErrorCode::kBadInput, "neither a regular file nor a block device");
+  }
+  if (file.block_device) {
+    TRY(read_block_device_limits(file));
+  } else {
+    file.limits.physical_block_size =
+        std::clamp(std::uint32_t{status.stx_blksize}, kSectorSize, kPageSize);
+  }
+  TRY_ASSIGN(const bool direct, settle_flags(file.fd.get(), options));
+  if (direct) {
+    TRY(read_direct_limits(status, file));
+  }
+  TRY(lock_file(file.fd.get(), options.writable));
+  TRY_ASSIGN(file.size, disk_file_size(file));
+  return file;
 }
 
 Result<DiskFile> open_disk_file(const std::string& path, const DiskFileOptions& options) {
-  auto fd = open_image(path, options);
-  if (!fd) {
-    if (options.direct && fd.error().errnum() == EINVAL) {
-      return fail(ErrorCode::kConfig,
-                  path + ": direct: its file system has no direct I/O; leave direct out");
-    }
-    return std::unexpected(std::move(fd).error());
-  }
-  auto file = open_unnamed(path, options, std::move(*fd));
+  TRY_ASSIGN(UniqueFd fd, open_image_file(path, options));
+  auto file = adopt_disk_file(std::move(fd), options);
   if (!file) {
     return std::unexpected(std::move(file).error().context(path));
   }

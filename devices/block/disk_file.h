@@ -36,8 +36,10 @@ struct DiskFileOptions {
 /// already; kBadInput where it is no image; kConfig where it cannot be what `options` want.
 Result<DiskFile> open_disk_file(const std::string& path, const DiskFileOptions& options);
 
-/// The same of a file that is open, to be read only: the path is for nobody to know.
-Result<DiskFile> adopt_disk_file(UniqueFd fd);
+/// The two halves of that, for two processes: the file, neither locked nor looked at, …
+Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions& options);
+/// … and what it is, locked. Errors name no path.
+Result<DiskFile> adopt_disk_file(UniqueFd fd, const DiskFileOptions& options);
 
 /// What the size of an open one is now: it may have been grown.
 Result<std::uint64_t> disk_file_size(const DiskFile& file);

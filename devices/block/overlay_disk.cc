@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 
+#include <fmt/core.h>
+
 namespace vireo {
 
 namespace {
@@ -23,10 +25,15 @@ enum : unsigned {
   kSyncingData,
   kWritingMap,
   kSyncingMap,
+  kMakingRoom,
+  kWritingHeader,
+  kSyncingHeader,
 };
 
 /// Zeros that are written at a time.
 constexpr std::uint64_t kZerosBytes = std::uint64_t{4} << 20;
+/// What sizes of disks are multiples of.
+constexpr std::uint64_t kGrainBytes = 512;
 
 std::uint64_t block_of(std::uint64_t offset) {
   return offset / kOverlayBlock;
@@ -70,6 +77,9 @@ void OverlayDisk::begin(DiskOp& op, Ring& ring) {
     case DiskOp::Kind::kFlush:
       begin_flush(op, ring);
       return;
+    case DiskOp::Kind::kGrow:
+      grow_on(op, ring, 0);
+      return;
   }
 }
 
@@ -87,6 +97,9 @@ void OverlayDisk::proceed(DiskOp& op, Ring& ring, int errnum) {
       return;
     case DiskOp::Kind::kFlush:
       flush_on(op, ring, errnum);
+      return;
+    case DiskOp::Kind::kGrow:
+      grow_on(op, ring, errnum);
       return;
   }
 }
@@ -319,6 +332,54 @@ void OverlayDisk::end_flush(DiskOp& op, Ring& ring, int errnum) {
     } else {
       flushed_with_.push_back(waiting);
     }
+  }
+}
+
+// Growth: first the file, then the header that tells of it
+// ---------------------------------------------------------
+
+Result<> OverlayDisk::check_growth(std::uint64_t bytes) const {
+  if (overlay_blocks(bytes) > overlay_.header.map_size * 8) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("an overlay has room for no more than {} bytes; a larger one wants a "
+                            "larger base",
+                            overlay_.header.map_size * 8 * kOverlayBlock));
+  }
+  return {};
+}
+
+void OverlayDisk::grow_on(DiskOp& op, Ring& ring, int errnum) {
+  OverlayHeader& header = overlay_.header;
+  if (errnum != 0) {
+    // A header that may be there or not names a size that the file has.
+    op.finish(errnum);
+    return;
+  }
+  switch (op.step) {
+    case kBegun:
+      op.step = kMakingRoom;
+      op.write_zeros(ring, overlay_.file, in_file(op.length) - kGrainBytes, kGrainBytes);
+      return;
+    case kMakingRoom: {
+      OverlayHeader grown = header;
+      ++grown.sequence;
+      grown.size = op.length;
+      const OverlayHeaderPage page = encode_overlay_header(grown);
+      op.scratch.assign(page.begin(), page.end());
+      op.step = kWritingHeader;
+      op.write(ring, overlay_.file, overlay_header_offset(grown), op.scratch);
+      return;
+    }
+    case kWritingHeader:
+      op.step = kSyncingHeader;
+      op.fdatasync(ring, overlay_.file);
+      return;
+    default:
+      ++header.sequence;
+      header.size = op.length;
+      overlay_.map.grow(overlay_blocks(op.length));
+      op.finish(0);
+      return;
   }
 }
 

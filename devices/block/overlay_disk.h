@@ -24,6 +24,7 @@ class OverlayDisk final : public Disk {
   }
 
   std::uint64_t size() const override { return overlay_.header.size; }
+  Result<> check_growth(std::uint64_t bytes) const override;
   const BlockLimits& limits() const override { return limits_; }
   bool one_reactor() const override { return true; }
   bool wants_flush() const override { return overlay_.map.changed(); }
@@ -48,6 +49,8 @@ class OverlayDisk final : public Disk {
   void begin_flush(DiskOp& op, Ring& ring);
   void flush_on(DiskOp& op, Ring& ring, int errnum);
   void end_flush(DiskOp& op, Ring& ring, int errnum);
+
+  void grow_on(DiskOp& op, Ring& ring, int errnum);
 
   bool all_present(const DiskOp& op) const;
   bool is_cut(std::uint64_t offset) const;

@@ -61,10 +61,6 @@ std::uint64_t round_up(std::uint64_t number, std::uint64_t unit) {
   return (number + unit - 1) / unit * unit;
 }
 
-std::uint64_t blocks_of(std::uint64_t size) {
-  return round_up(size, kOverlayBlock) / kOverlayBlock;
-}
-
 std::unexpected<Error> not_an_overlay(const std::string& why) {
   return fail(ErrorCode::kBadInput, "no overlay of vireo's: " + why);
 }
@@ -76,7 +72,7 @@ OverlayHeader header_for(const OverlayBase& base) {
                           .base_size = base.size,
                           .base_mtime_ns = base.mtime_ns,
                           .base_path = base.path.substr(0, sizeof(WireHeader::base_path))};
-  header.map_size = round_up(blocks_of(base.size * kGrowth) / 8 + 1, BlockMap::kPageSize);
+  header.map_size = round_up(overlay_blocks(base.size * kGrowth) / 8 + 1, BlockMap::kPageSize);
   header.data_offset = header.map_offset + header.map_size;
   return header;
 }
@@ -180,7 +176,7 @@ Result<OverlayHeader> decode_overlay_header(const OverlayHeaderPage& page) {
   const bool sound = header.size > 0 && header.size <= kSizeMax && header.base_size <= kSizeMax &&
                      header.size % 512 == 0 && header.map_offset == kMapOffset &&
                      header.map_size % BlockMap::kPageSize == 0 && header.map_size <= kSizeMax &&
-                     header.map_size * 8 >= blocks_of(header.size) &&
+                     header.map_size * 8 >= overlay_blocks(header.size) &&
                      header.data_offset >= header.map_offset + header.map_size &&
                      header.data_offset <= kSizeMax && header.data_offset % kOverlayBlock == 0 &&
                      wire.base_path_size <= wire.base_path.size();
@@ -225,7 +221,7 @@ Result<OverlayFile> open_overlay(const std::string& path, bool writable) {
   if (file.size < header->data_offset + header->size) {
     return fail(ErrorCode::kBadInput, path + ": it was cut short: its data ends before the disk");
   }
-  TRY_ASSIGN(BlockMap map, BlockMap::create(blocks_of(header->size)));
+  TRY_ASSIGN(BlockMap map, BlockMap::create(overlay_blocks(header->size), header->map_size * 8));
   if (Result<> loaded = map.load(file.fd.get(), header->map_offset); !loaded) {
     return std::unexpected(std::move(loaded).error().context(path));
   }
@@ -251,9 +247,8 @@ Result<> check_overlay_base(const OverlayHeader& header, const OverlayBase& base
 
 Result<> update_overlay_header(OverlayFile& overlay) {
   ++overlay.header.sequence;
-  const std::uint64_t slot = 1 - overlay.header.sequence % 2;  // the first has the odd ones
   TRY(write_at(overlay.file.fd.get(), encode_overlay_header(overlay.header),
-               slot * sizeof(OverlayHeaderPage)));
+               overlay_header_offset(overlay.header)));
   if (::fdatasync(overlay.file.fd.get()) < 0) {
     return fail_errno(errno, "fdatasync");
   }

@@ -37,7 +37,16 @@ struct OverlayHeader {
   std::string base_path;           ///< as it was given; for people
 };
 
+/// Blocks of a disk of `size` bytes; the last may be short.
+inline std::uint64_t overlay_blocks(std::uint64_t size) {
+  return (size + kOverlayBlock - 1) / kOverlayBlock;
+}
+
 using OverlayHeaderPage = std::array<std::byte, 4096>;
+/// Where in the file a header goes: the first has the odd ones.
+inline std::uint64_t overlay_header_offset(const OverlayHeader& header) {
+  return (1 - header.sequence % 2) * sizeof(OverlayHeaderPage);
+}
 OverlayHeaderPage encode_overlay_header(const OverlayHeader& header);
 /// Errors: kBadInput, with what is wrong. For any bytes.
 Result<OverlayHeader> decode_overlay_header(const OverlayHeaderPage& page);

@@ -93,7 +93,7 @@ Result<> forget_blocks(OverlayFile& overlay) {
     }
   }
   TRY(sync_data(overlay.file));
-  TRY_ASSIGN(overlay.map, BlockMap::create(overlay.map.blocks()));
+  TRY_ASSIGN(overlay.map, BlockMap::create(overlay.map.blocks(), overlay.map.blocks()));
   if (!header.cloned) {
     punch(overlay.file, header.data_offset, header.size);
   }

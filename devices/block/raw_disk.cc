@@ -11,8 +11,9 @@ namespace vireo {
 
 namespace {
 
-/// Steps of kWriteZeroes.
+/// Steps of kWriteZeroes, and of kGrow.
 enum : unsigned { kByFallocate, kByWrites };
+enum : unsigned { kMakingRoom, kSyncing };
 
 /// Zeros that are written at a time.
 constexpr std::uint64_t kZerosBytes = std::uint64_t{4} << 20;
@@ -40,24 +41,60 @@ void RawDisk::begin(DiskOp& op, Ring& ring) {
                    FALLOC_FL_KEEP_SIZE | (op.unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE),
                    op.offset, op.length);
       return;
+    case DiskOp::Kind::kGrow:
+      // One block at its end; what is before it takes no room.
+      op.write_zeros(ring, file_, op.length - file_.limits.block_size, file_.limits.block_size);
+      return;
   }
 }
 
 void RawDisk::proceed(DiskOp& op, Ring& ring, int errnum) {
-  if (op.kind == DiskOp::Kind::kFlush && errnum != 0) {
-    flush_failed_.store(true, std::memory_order_relaxed);
+  switch (op.kind) {
+    case DiskOp::Kind::kFlush:
+      if (errnum != 0) {
+        flush_failed_.store(true, std::memory_order_relaxed);
+      }
+      break;
+    case DiskOp::Kind::kDiscard:
+      if (errnum == EOPNOTSUPP) {
+        errnum = 0;  // a hint, which this file system has no use for
+      }
+      break;
+    case DiskOp::Kind::kWriteZeroes:
+      if (op.step == kByFallocate && errnum == EOPNOTSUPP) {
+        op.step = kByWrites;
+        errnum = 0;
+      }
+      if (op.step == kByWrites && errnum == 0 && op.position < op.length) {
+        write_zeros(op, ring);
+        return;
+      }
+      break;
+    case DiskOp::Kind::kGrow:
+      if (errnum == 0 && op.step == kMakingRoom) {
+        op.step = kSyncing;
+        op.fdatasync(ring, file_);
+        return;
+      }
+      file_.size = errnum == 0 ? op.length : file_.size;
+      break;
+    default:
+      break;
   }
-  if (errnum == EOPNOTSUPP && op.kind == DiskOp::Kind::kDiscard) {
-    errnum = 0;  // a hint, which this file system has no use for
+  op.finish(errnum);
+}
+
+Result<> RawDisk::check_growth(std::uint64_t /*bytes*/) const {
+  if (file_.block_device) {
+    return fail(ErrorCode::kConfig,
+                "a block device has the size that it has; grow it on the host, and leave size out");
   }
-  if (op.kind == DiskOp::Kind::kWriteZeroes && op.step == kByFallocate && errnum == EOPNOTSUPP) {
-    op.step = kByWrites;
-    write_zeros(op, ring);
-  } else if (op.step == kByWrites && errnum == 0 && op.position < op.length) {
-    write_zeros(op, ring);
-  } else {
-    op.finish(errnum);
-  }
+  return {};
+}
+
+Result<> RawDisk::measure() {
+  TRY_ASSIGN(file_.size, disk_file_size(file_));
+  return {};
 }
 
 void RawDisk::write_zeros(DiskOp& op, Ring& ring) {

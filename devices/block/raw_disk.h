@@ -15,6 +15,8 @@ class RawDisk final : public Disk {
   explicit RawDisk(DiskFile file) : file_(std::move(file)) {}
 
   std::uint64_t size() const override { return file_.size; }
+  Result<> measure() override;
+  Result<> check_growth(std::uint64_t bytes) const override;
   const BlockLimits& limits() const override { return file_.limits; }
 
  protected:
@@ -24,7 +26,7 @@ class RawDisk final : public Disk {
  private:
   void write_zeros(DiskOp& op, Ring& ring);
 
-  const DiskFile file_;
+  DiskFile file_;
   // A flush failed: what was written before it may be gone, and the kernel tells so but once.
   std::atomic<bool> flush_failed_ = false;
 };

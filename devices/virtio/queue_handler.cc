@@ -124,6 +124,12 @@ bool QueueHandler::admit(RateLimiter& limiter, std::uint64_t bytes) {
   return false;
 }
 
+void QueueHandler::retry() {
+  if (tokens_op_.in_flight()) {
+    reactor().ring().cancel(tokens_op_);
+  }
+}
+
 void QueueHandler::on_tokens(Op& /*op*/, Completion /*completion*/) {
   if (stopped_ != nullptr) {
     finish_stop();

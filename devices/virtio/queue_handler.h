@@ -75,6 +75,9 @@ class QueueHandler : SleepWatcher {
   /// may, and returns kBlocked meanwhile, having put the chain back.
   bool admit(RateLimiter& limiter, std::uint64_t bytes);
 
+  /// Has what waits for tokens ask again now: the limits are others.
+  void retry();
+
   /// Gives a chain back: from serve(), or later, when what it waited for is done. The driver sees
   /// all of a turn of the reactor at its end, with one interrupt.
   void give_back(DescriptorChain chain, std::uint32_t written);

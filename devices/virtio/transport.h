@@ -77,6 +77,8 @@ class VirtioTransport final : public VirtioHost {
   void notify(std::uint32_t index);
   /// The eventfd that a notification of queue `index` counts up, for an ioeventfd.
   int kick_fd(unsigned index) const { return queues_[index]->kick.get(); }
+  /// Who serves queue `index`.
+  Reactor& queue_reactor(unsigned index) const { return *queues_[index]->context.reactor; }
 
   /// Has all queues stand still: no chain is out, nothing is armed. `done` runs then. On the thread
   /// of the first reactor, while no vCPU runs; the other reactors still run.

@@ -134,6 +134,12 @@ void Ring::prep_write(Op& op, int fd, std::span<const std::byte> buffer, std::ui
   io_uring_sqe_set_data(sqe, &op);
 }
 
+void Ring::prep_recvmsg(Op& op, int fd, msghdr& message) {
+  io_uring_sqe* const sqe = begin(op);
+  io_uring_prep_recvmsg(sqe, fd, &message, MSG_CMSG_CLOEXEC);
+  io_uring_sqe_set_data(sqe, &op);
+}
+
 void Ring::prep_write_async(Op& op, int fd, std::span<const std::byte> buffer,
                             std::uint64_t offset) {
   io_uring_sqe* const sqe = begin(op);

@@ -15,6 +15,7 @@
 #include <span>
 
 #include <liburing.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "src/base/error.h"
@@ -94,6 +95,9 @@ class Ring {
 
   void prep_read(Op& op, int fd, std::span<std::byte> buffer, std::uint64_t offset);
   void prep_write(Op& op, int fd, std::span<const std::byte> buffer, std::uint64_t offset);
+  /// recvmsg(2); `message` and all that it names live until the completion. What comes with it is
+  /// close-on-exec.
+  void prep_recvmsg(Op& op, int fd, msghdr& message);
   /// The same on a thread of the kernel's, always: for a terminal, which io_uring would write to at
   /// once where it is ready, however much more than fits that is, and wait in submit().
   void prep_write_async(Op& op, int fd, std::span<const std::byte> buffer, std::uint64_t offset);

@@ -58,6 +58,8 @@ inline constexpr auto kRunArguments = std::to_array<Argument>({
 inline constexpr auto kCtlArguments = std::to_array<Argument>({
     {"SOCKET", "what the VM was given as --control", Completes::kPath, true},
     {"VERB", "see below", Completes::kVerb, true},
+    {"ID", "of drive: which disk", Completes::kNothing, false},
+    {"SETTINGS", "of drive: what changes, as in size=20G", Completes::kNothing, false},
 });
 inline constexpr auto kDiskArguments = std::to_array<Argument>({
     {"VERB", "info, commit or rebase", Completes::kNothing, true},
@@ -209,6 +211,8 @@ inline constexpr auto kCtlExamples = std::to_array<const char*>({
     "vireo ctl web-1.sock status",
     "vireo ctl web-1.sock stop --timeout 30s",
     "vireo ctl web-1.sock metrics --json",
+    "vireo ctl web-1.sock drive data size=20G",
+    "vireo ctl web-1.sock drive data rate_limit.ops.size=500,rate_limit.ops.refill=1s",
     "curl --unix-socket web-1.sock http://vm/vireo/status",
 });
 
@@ -295,13 +299,18 @@ inline constexpr auto kCommands = std::to_array<Command>({
      .notes = kFileOnlyKeys,
      .statuses = kCheckStatuses},
     {.name = "ctl",
-     .usage = "SOCKET VERB [options]",
+     .usage = "SOCKET VERB [ID [SETTINGS]] [options]",
      .summary = "ask a running VM, or tell it what to do",
      .purpose = "Asks a running VM over its control socket, or tells it what to do.",
      .arguments = kCtlArguments,
      .options = kCtlOptions,
      .examples = kCtlExamples,
-     .notes = nullptr,
+     .notes =
+         "SETTINGS are words of --disk, separated by commas: size=20G grows the disk (of a file, "
+         "or\n"
+         "an overlay), path=FILE puts another file in its place, rate_limit.… are other limits,\n"
+         "and rate_limit=none lifts them. Without settings, a disk whose file or device was grown\n"
+         "by other means has that size from now on. The guest goes on meanwhile.",
      .statuses = kCtlStatuses},
     {.name = "disk",
      .usage = "VERB OVERLAY [options]",

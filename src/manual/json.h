@@ -131,6 +131,24 @@ inline constexpr auto kStateFields = std::to_array<Field>({
 inline constexpr auto kStopFields = std::to_array<Field>({
     {"timeout", "string", "How long the guest may take, such as 30s. Without it: 10s.", true},
 });
+inline constexpr auto kDriveFields = std::to_array<Field>({
+    {"id", "string", "Which disk or volume."},
+    {"size", "string", "Such as 20G: the disk grows to it.", true},
+    {"path", "string",
+     "What the file that comes beside the request (SCM_RIGHTS) is called, which takes the place of "
+     "the one before.",
+     true},
+    {"rate_limit", "object or null", "As in a [[disk]] of vireo.toml(5); null lifts the limits.",
+     true},
+    {"rate_limit.bandwidth", "object or null", "With size, refill and burst; null lifts it.", true},
+    {"rate_limit.ops", "object or null", "The same.", true},
+});
+inline constexpr auto kDriveStateFields = std::to_array<Field>({
+    kVersion,
+    {"id", "string", "Which."},
+    {"path", "string", "What it is on now."},
+    {"size_bytes", "integer", "Its size now."},
+});
 inline constexpr auto kTimelineFields = std::to_array<Field>({
     kVersion,
     {"steps", "array", "What was reached, in the order of time."},
@@ -199,6 +217,8 @@ inline constexpr auto kObjects = std::to_array<Object>({
     {"events", kEventFields},
     {"state", kStateFields},
     {"stop", kStopFields},
+    {"drive", kDriveFields},
+    {"drive_state", kDriveStateFields},
     {"timeline", kTimelineFields},
     {"profile", kProfileFields},
     {"doctor", kDoctorFields},

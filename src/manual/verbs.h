@@ -35,6 +35,10 @@ inline constexpr auto kVerbs = std::to_array<Verb>({
      .ends_vm = true},
     {"ctrl-alt-del", "POST", "presses the three keys: most guests reboot"},
     {"nmi", "POST", "a non-maskable interrupt for every vCPU"},
+    {.name = "drive",
+     .method = "POST",
+     .help = "ID [SETTINGS]: another size, file or limits for a disk",
+     .takes_body = true},
 });
 
 }  // namespace vireo::manual

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <asm/termbits.h>
+#include <linux/fs.h>
 #include <linux/io_uring.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -125,6 +126,13 @@ inline constexpr auto kRules = std::to_array<Rule>({
     any(kMain, "renameat"),
     any(kMain, "unlinkat"),
     any(kMain, "ftruncate"),  // an inherited pid file
+
+    // A disk that changes while the VM runs: its file, and a new one.
+    any(kMain, "statx"),
+    any(kMain, "lseek"),
+    rare("a block device in a disk's place", ioctl(kMain, BLKSSZGET)),
+    rare("a block device in a disk's place", ioctl(kMain, BLKPBSZGET)),
+    rare("a block device in a disk's place", ioctl(kMain, BLKIOOPT)),
 
     // What the control socket asks of KVM, and a restart.
     ioctl(kMain, KVM_SIGNAL_MSI),

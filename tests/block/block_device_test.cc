@@ -12,15 +12,6 @@ namespace {
 
 constexpr std::uint64_t kImageSize = std::uint64_t{4} << 20;
 
-bool holds_pattern(std::span<const std::byte> bytes, std::uint64_t offset) {
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    if (bytes[i] != pattern_at(offset + i)) {
-      return false;
-    }
-  }
-  return true;
-}
-
 bool all_zero(std::span<const std::byte> bytes) {
   return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
 }
@@ -257,6 +248,7 @@ class RecordingDisk final : public Disk {
   using Kinds = std::vector<DiskOp::Kind>;
 
   std::uint64_t size() const override { return kImageSize; }
+  Result<> check_growth(std::uint64_t /*bytes*/) const override { return {}; }
   const BlockLimits& limits() const override { return limits_; }
 
   Kinds asked;

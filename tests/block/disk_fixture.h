@@ -49,6 +49,15 @@ inline std::byte pattern_at(std::uint64_t offset) {
   return static_cast<std::byte>(1 + (offset / 512 * 7 + offset % 251) % 255);
 }
 
+inline bool holds_pattern(std::span<const std::byte> bytes, std::uint64_t offset) {
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] != pattern_at(offset + i)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 inline void make_image(const std::string& path, std::uint64_t size) {
   std::vector<std::byte> bytes(size);
   for (std::uint64_t i = 0; i < size; ++i) {

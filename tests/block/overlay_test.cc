@@ -67,7 +67,8 @@ std::vector<std::byte> read_disk(OverlayMachine& m) {
 }
 
 TEST_CASE("block map: runs and changed pages") {
-  Result<BlockMap> made = BlockMap::create(BlockMap::kBlocksOfPage * 3 + 5);
+  Result<BlockMap> made =
+      BlockMap::create(BlockMap::kBlocksOfPage * 3 + 5, BlockMap::kBlocksOfPage * 4);
   REQUIRE(made);
   BlockMap& map = *made;
   CHECK_FALSE(map.changed());

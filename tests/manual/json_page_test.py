@@ -155,6 +155,16 @@ class ControlSocket(JsonPage):
         self.assertLessEqual({event["event"] for event in events}, words)
         self.assertLessEqual(EVERY_END, words)
 
+    def test_drive(self):
+        self.start(*self.disk())
+        limit = {"ops": {"size": 100, "refill": "1s"}, "bandwidth": {"size": "1M", "refill": "1s"}}
+        asked = {"id": "data", "size": "2M", "rate_limit": limit}
+        status, answer = self.ask("POST", "/vireo/drive", json.dumps(asked))
+        self.assertEqual(status, 200, answer)
+        self.same(fields_of("drive, the answer"), [answer])
+        self.assertEqual({field.path for field in fields_of("drive")},
+                         set(asked) | {"rate_limit.ops", "rate_limit.bandwidth", "path"})
+
     def test_refusals(self):
         self.start()
         asked = [self.ask("GET", "/vireo/nothing"), self.ask("GET", "/vireo/pause"),

@@ -99,7 +99,8 @@ class Commands(unittest.TestCase):
                              re.MULTILINE)
         self.assertEqual(in_page, in_help)
         for verb in in_page:  # a verb that is none would be a wrong command line
-            self.assertEqual(run("ctl", "/nonexistent", verb).status, 69)
+            words = [verb, "data"] if verb == "drive" else [verb]
+            self.assertEqual(run("ctl", "/nonexistent", *words).status, 69)
 
     def test_examples_of_check_and_the_page_of_the_file_are_true(self):
         with tempfile.TemporaryDirectory() as directory:

@@ -41,19 +41,19 @@ FORBIDDEN = {
     "a new memory slot": (16, 3, KVM_SET_USER_MEMORY_REGION, 0), "TIOCSTI": (16, 0, TIOCSTI, 0),
     "link": (86, 0), "symlink": (88, 0), "mkdir": (83, 0), "chmod": (90, 0), "chown": (92, 0),
     "rename": (82, 0), "unlink": (87, 0), "truncate": (76, 0), "mknod": (133, 0), "setrlimit": (160, 0),
-    "prlimit64": (302, 1), "read": (0, 99), "lseek": (8, 99), "getsockopt": (55, 99), "rt_sigaction": (13, 1, 0),
+    "prlimit64": (302, 1), "read": (0, 99), "pwrite64": (18, 99), "getsockopt": (55, 99), "rt_sigaction": (13, 1, 0),
     "sched_setaffinity": (203, 0), "name_to_handle_at": (303, AT_FDCWD), "open_by_handle_at": (304, AT_FDCWD),
 }
 # What the main thread may do and a vCPU's may not.
 FORBIDDEN_TO_VCPUS = {
     "io_uring_enter": (426, 0), "unlinkat": (263, 0), "renameat": (264, 0), "openat below a directory": (257, 3, 0),
     "close": (3, 99), "pread64": (17, 99), "TIOCGPGRP": (16, 0, TIOCGPGRP, 0), "shutdown": (48, 99),
-    "ftruncate": (77, 99),
+    "ftruncate": (77, 99), "lseek": (8, 99), "statx": (332, 99), "BLKSSZGET": (16, 99, 0x1268),
 }
 IORING_OFF_SQ_RING, IORING_OFF_SQES = 0, 0x10000000
 IORING_OP_WRITE, IORING_OP_LAST = 23, 49
-# READV, WRITEV, FSYNC, POLL_ADD, TIMEOUT, ACCEPT, ASYNC_CANCEL, FALLOCATE, READ, WRITE
-OPERATIONS_IN_USE = (1, 2, 3, 6, 11, 13, 14, 17, 22, 23)
+# READV, WRITEV, FSYNC, POLL_ADD, RECVMSG, TIMEOUT, ACCEPT, ASYNC_CANCEL, FALLOCATE, READ, WRITE
+OPERATIONS_IN_USE = (1, 2, 3, 6, 10, 11, 13, 14, 17, 22, 23)
 MARK = 0x6d61726b
 FORBIDDEN_TO_MAIN = {"running a vCPU": (16, 3, KVM_RUN, 0)}
 FORBIDDEN_TO_IO = {name: call for name, call in (FORBIDDEN_TO_VCPUS | FORBIDDEN_TO_MAIN).items() if call[0] != 426}

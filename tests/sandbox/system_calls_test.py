@@ -17,7 +17,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from vireo_process import VIREO  # noqa: E402
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-SUITES = ("program/control_test.py", "program/supervise_test.py", "guest/probe_guest_test.py")
+SUITES = (("program/control_test.py",), ("program/supervise_test.py",),
+          ("program/drive_test.py", "Drive.test_a_disk_grows", "Drive.test_what_is_left_is_whole_and_free_and_what_comes_is_locked"),
+          ("guest/probe_guest_test.py",))
 MAIN, VCPU, START = 1, 2, 4
 LINE = re.compile(r"(\d+) +(\w+)\((.*)")
 
@@ -61,8 +63,8 @@ class SystemCalls(unittest.TestCase):
                                encoding="ascii")
             wrapper.chmod(0o755)
 
-            def suite(path):
-                return subprocess.run([sys.executable, TESTS / path], check=False, capture_output=True, timeout=500,
+            def suite(words):
+                return subprocess.run([sys.executable, TESTS / words[0], *words[1:]], check=False, capture_output=True, timeout=500,
                                       env=dict(os.environ, VIREO_BINARY=str(wrapper)))
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 for done in pool.map(suite, SUITES):

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -86,6 +87,19 @@ class FakeGuest {
   GuestMemory& memory() { return *memory_; }
   std::span<std::byte> bytes() const { return room_.bytes(); }
   std::span<Reactor* const> reactors() const { return reactors_; }
+  /// Begins something on the first reactor's thread, as the machine would, and waits for its end.
+  void on_first_reactor(const std::function<void(Task& done)>& begin) {
+    struct Asked {
+      void run() { (*begin)(done); }
+      void end() { call.finish(); }
+      const std::function<void(Task& done)>* begin;
+      Task done;
+      Call call;
+    } asked{.begin = &begin};
+    asked.done.bind<Asked, &Asked::end>(&asked);
+    asked.call.bind<Asked, &Asked::run>(&asked);
+    REQUIRE(reactors_.front()->call_and_wait(asked.call));
+  }
   /// Memory that nobody else has yet; the guest's address.
   std::uint64_t allocate(std::uint64_t size) {
     const std::uint64_t at = (next_ + 4095) & ~std::uint64_t{4095};
@@ -186,24 +200,14 @@ class VirtioDriver {
     }
   }
   /// What a pause does, from outside of the reactors.
-  void quiesce() { on_first_reactor(&VirtioTransport::quiesce); }
-  void resume() { on_first_reactor(&VirtioTransport::resume); }
-
- private:
-  void on_first_reactor(void (VirtioTransport::*what)(Task&)) {
-    struct Asked {
-      void begin() { (core->*what)(done); }
-      void end() { call.finish(); }
-      VirtioTransport* core;
-      void (VirtioTransport::*what)(Task&);
-      Task done;
-      Call call;
-    } asked{.core = &core(), .what = what};
-    asked.done.bind<Asked, &Asked::end>(&asked);
-    asked.call.bind<Asked, &Asked::begin>(&asked);
-    REQUIRE(guest_.reactors().front()->call_and_wait(asked.call));
+  void quiesce() {
+    guest_.on_first_reactor([this](Task& done) { core().quiesce(done); });
+  }
+  void resume() {
+    guest_.on_first_reactor([this](Task& done) { core().resume(done); });
   }
 
+ private:
   static constexpr std::uint32_t kAlive = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 
   FakeGuest& guest_;

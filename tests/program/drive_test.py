@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`vireo ctl drive`: a disk's size, file and limits, while its guest uses it."""
+import array
+import fcntl
+import http.client
+import json
+import os
+import pathlib
+import socket
+import struct
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from probe_disk import job_values, pattern  # noqa: E402
+from vireo_process import PROBE, TIMEOUT, reap, run, start  # noqa: E402
+
+SIZE = 4 << 20
+FIRST_MMIO = "virtio_mmio.device=0x1000@0xc0001000:5"
+
+
+def lockable(path):
+    """Whether nobody else holds the image."""
+    with open(path, "rb") as file:
+        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            fcntl.fcntl(file, 37, lock)  # F_OFD_SETLK
+        except BlockingIOError:
+            return False
+    return True
+
+
+class DriveCase(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory(dir="/var/tmp")
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+        self.socket = self.directory / "vm.sock"
+        self.image = self.make("image")
+
+    def make(self, name, size=SIZE):
+        path = self.directory / name
+        path.write_bytes(pattern(0, size // 512))
+        return path
+
+    def vm(self, words, *options, disk="", transport="mmio", text=""):
+        """A VM whose guest has begun its job on the disk."""
+        config = self.directory / "vm.toml"
+        config.write_text(f'[machine]\nmemory = "64M"\ntransport = "{transport}"\n{text}', encoding="ascii")
+        process = start("run", config, "--kernel", PROBE, "--control", self.socket, "--cmdline",
+                        f"probe=blk pause=1 {words} end=poweroff {FIRST_MMIO}",
+                        "--disk", f"id=d,path={self.image}{disk}", *options)
+        self.addCleanup(reap, process)
+        while b"blk_state=begin" not in (line := process.stdout.readline()):
+            self.assertTrue(line, "ended before it began")
+        return process
+
+    def ended(self, process):
+        output, errors = process.communicate(timeout=TIMEOUT)
+        self.assertEqual(process.returncode, 0, errors.decode())
+        return job_values(output.decode())
+
+    def drive(self, *words):
+        return run("ctl", self.socket, "drive", *words)
+
+    def changed(self, *words):
+        done = self.drive("d", *words, "--json")
+        self.assertEqual(done.status, 0, done)
+        return json.loads(done.output)
+
+    def config(self):
+        return json.loads(run("ctl", self.socket, "config", "--json").output)["config"]
+
+
+class Drive(DriveCase):
+    def test_another_file_under_a_busy_guest(self):
+        other = self.make("other")
+        for transport, disk in (("mmio", ""), ("pci", ",direct")):
+            with self.subTest(transport=transport):
+                process = self.vm("op=randread verify=1 depth=16 ms=1500", disk=disk, transport=transport)
+                for path, old in 5 * ((other, self.image), (self.image, other)):
+                    self.assertEqual(self.changed(f"path={path}"),
+                                     {"version": 1, "id": "d", "path": str(path), "size_bytes": SIZE})
+                    self.assertEqual(self.config()["disk"][0]["path"], str(path))
+                values = self.ended(process)
+                self.assertEqual((values["errors"], values["wrong"]), (0, 0))
+                self.assertGreater(values["requests"], 100)
+
+    def test_what_is_left_is_whole_and_free_and_what_comes_is_locked(self):
+        other = self.directory / "other"
+        other.write_bytes(bytes(SIZE))
+        process = self.vm("op=randwrite verify=1 depth=16 ms=4000")
+        self.assertFalse(lockable(self.image))
+        self.changed(f"path={other}")
+        self.assertTrue(lockable(self.image))
+        self.assertFalse(lockable(other))
+        kept = self.image.read_bytes()
+        refused = self.drive("d", f"path={other}")
+        self.assertEqual(refused.status, 1, refused)
+        self.assertIn("in use by this VM", refused.errors)
+        self.ended(process)
+        self.assertTrue(self.image.read_bytes() == kept)
+        self.assertTrue(any(other.read_bytes()))
+
+    def test_limits_come_and_go(self):
+        process = self.vm("op=randread depth=4 count=2000", disk=",rate_limit.ops.size=1,rate_limit.ops.refill=1h")
+        self.assertEqual(self.config()["disk"][0]["rate_limit"], {"ops": {"size": 1, "refill": "1h"}})
+        self.changed("rate_limit.ops.size=500,rate_limit.ops.refill=500ms,rate_limit.bandwidth.size=1G,"
+                     "rate_limit.bandwidth.refill=1s")
+        self.assertEqual(self.config()["disk"][0]["rate_limit"],
+                         {"ops": {"size": 500, "refill": "500ms"}, "bandwidth": {"size": "1G", "refill": "1s"}})
+        self.changed("rate_limit.bandwidth=none")
+        self.assertEqual(self.config()["disk"][0]["rate_limit"], {"ops": {"size": 500, "refill": "500ms"}})
+        values = self.ended(process)
+        self.assertEqual(values["errors"], 0)
+
+    def test_a_guest_that_waits_for_tokens_goes_on_without_a_limit(self):
+        process = self.vm("op=randread depth=4 count=2000", disk=",rate_limit.ops.size=1,rate_limit.ops.refill=1h")
+        self.changed("rate_limit=none")
+        self.assertNotIn("rate_limit", self.config()["disk"][0])
+        self.assertEqual(self.ended(process)["requests"], 2000)
+
+    def test_a_disk_grows(self):
+        overlay = self.directory / "overlay"
+        volume = self.directory / "volume"
+        process = self.vm("op=randread ms=4000", "--disk", f"id=o,path={self.make('base')},overlay={overlay}",
+                          "--disk", f"id=r,path={self.make('fixed')},readonly",
+                          text=f'[[volume]]\nid = "v"\npath = "{volume}"\nsize = "16M"\n')
+        self.assertEqual(self.changed("size=8M")["size_bytes"], 8 << 20)
+        self.assertEqual(self.image.stat().st_size, 8 << 20)
+        self.assertLess(self.image.stat().st_blocks * 512, 5 << 20)  # sparse
+        self.assertEqual(self.drive("o", "size=12M").status, 0)
+        self.assertEqual(self.drive("v", "size=32M").status, 0)
+        self.assertEqual(self.config()["volume"][0]["size"], "32M")
+        os.truncate(self.image, 16 << 20)
+        self.assertEqual(self.changed()["size_bytes"], 16 << 20)
+        for words, reason in ((("d", "size=4M"), "can only grow"), (("o", "size=1T"), "larger base"),
+                              (("r", "size=8M"), "read-only"), (("v", "path=/dev/null"), "make it a disk")):
+            refused = self.drive(*words)
+            self.assertEqual((refused.status, refused.errors.count("\n")), (1, 1), refused)
+            self.assertIn(reason, refused.errors)
+        self.ended(process)
+        shown = run("disk", "info", overlay, "--json")
+        self.assertEqual(json.loads(shown.output)["size_bytes"], 12 << 20)
+
+    def test_what_cannot_be_is_refused_by_its_name(self):
+        process = self.vm("op=randread ms=1500", "--disk",
+                          f"id=o,path={self.make('base')},overlay={self.directory / 'overlay'}")
+        pipe = self.directory / "pipe"
+        os.mkfifo(pipe)
+        (self.directory / "odd").write_bytes(bytes(1000))
+        for words, status, reason in (
+                (("x", "size=8M"), 1, '"x": no disk of this VM; it has d, o'),
+                (("d", "size=lots"), 1, "size: "),
+                (("d", "queues=2"), 1, "queues: stays as it is"),
+                (("d", "colour=red"), 1, "colour"),
+                (("d", "rate_limit.ops.size=5"), 1, "wants both size and refill"),
+                (("d", "readonly"), 1, "readonly: stays as it is"),
+                (("o", f"path={self.image}"), 1, "overlay"),
+                (("d", f"path={pipe}"), 1, "neither a regular file nor a block device"),
+                (("d", f"path={self.directory / 'odd'}"), 1, "multiple of 512"),
+                (("d", f"path={self.directory / 'none'}"), 66, "No such file"),
+                ((), 64, "wants the id"), (("d", "=", "more"), 64, "more")):
+            with self.subTest(words):
+                refused = self.drive(*words)
+                self.assertEqual((refused.status, refused.errors.count("\n")), (status, 1), refused)
+                self.assertIn(reason, refused.errors)
+        self.assertEqual(run("ctl", self.socket, "status", "d").status, 64)
+        self.ended(process)
+
+
+class Http(DriveCase):
+    """What `vireo ctl` would not send."""
+
+    def post(self, body, files=()):
+        connection = socket.socket(socket.AF_UNIX)
+        self.addCleanup(connection.close)
+        connection.connect(str(self.socket))
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = f"POST /vireo/drive HTTP/1.1\r\nHost: vm\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+        connection.sendmsg([head + text], rights)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        answer = json.loads(response.read())
+        response.close()
+        connection.close()
+        return response.status, answer
+
+    def test_requests_that_are_none(self):
+        process = self.vm("op=randread ms=1500")
+        for body in (b"", b"[]", b"{", {}, {"id": 5}, {"id": "d", "size": 1.5}, {"id": "d", "size": -1}, {"id": "d", "size": SIZE},
+                     {"id": "d", "size": {}}, {"id": "d", "path": None}, {"id": "d", "rate_limit": 5},
+                     {"id": "d", "rate_limit": {"pace": {}}}, {"id": "d", "rate_limit": {"ops": {"size": {}}}}):
+            with self.subTest(body=body):
+                status, answer = self.post(body)
+                self.assertEqual(status, 400, answer)
+                self.assertNotIn("\n", answer["error"])
+        self.assertIn("SCM_RIGHTS", self.post({"id": "d", "path": "/new"})[1]["error"])
+        self.ended(process)
+
+    def test_descriptors_that_are_of_no_use(self):
+        process = self.vm("op=randread verify=1 ms=1500")
+        other = self.make("other")
+        with open(other, "rb") as reading, open(other, "r+b") as both, socket.socket() as plain:
+            self.assertIn("read and write",
+                          self.post({"id": "d", "path": "/new"}, [reading.fileno()])[1]["error"])
+            self.assertEqual(self.post({"id": "d", "path": "/new"}, [plain.fileno()])[0], 400)
+            # Beside what takes none, and more than one: let go. Who kept one would keep its lock.
+            fcntl.flock(both, fcntl.LOCK_EX)
+            self.assertEqual(self.post({"id": "d"}, [both.fileno()])[0], 200)
+            self.assertEqual(self.post({"id": "d"}, 5 * [both.fileno()])[0], 200)
+        with open(other, "r+b") as both:
+            fcntl.flock(both, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.assertEqual(self.post({"id": "d", "path": "/new"}, [both.fileno()])[0], 200)
+        self.assertEqual(self.config()["disk"][0]["path"], "/new")
+        values = self.ended(process)
+        self.assertEqual((values["errors"], values["wrong"]), (0, 0))
+
+
+if __name__ == "__main__":
+    unittest.main()
