@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks as a user has them: threads, overlays, locks, a full file system, and what is refused."""
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from probe_disk import job_values, pattern  # noqa: E402
-from vireo_process import PROBE, VIREO, run  # noqa: E402
+from vireo_process import PROBE, TIMEOUT, VIREO, reap, run, start  # noqa: E402
 
 SIZE = 4 << 20
 # Where vireo has its first virtio-mmio device (arch/x86_64/layout.h), for a guest that reads no ACPI.
@@ -166,6 +167,50 @@ class Disk(DiskCase):
         self.assertGreaterEqual(values["errors"], (SIZE - (1 << 20)) // 4096)
         self.assertLess(values["errors"], 1024)
         self.assertIn("a write failed: No space left on device", ended.stderr)
+
+
+class Limits(DiskCase):
+    SECONDS = 10
+
+    def start(self, name, words, limit):
+        config = self.directory / f"{name}.toml"
+        config.write_text('[machine]\nmemory = "64M"\ntransport = "mmio"\n', encoding="ascii")
+        process = start("run", config, "--kernel", PROBE, "--cmdline", f"probe=blk {words} end=poweroff {FIRST_MMIO}",
+                        "--disk", f"id=d,path={self.image},readonly,{limit}")
+        self.addCleanup(reap, process)
+        return process
+
+    def values_of(self, process):
+        output, errors = process.communicate(timeout=TIMEOUT)
+        self.assertEqual(process.returncode, 0, errors.decode())
+        return job_values(output.decode())
+
+    @staticmethod
+    def main_thread_seconds(process):
+        """CPU time of the thread that serves the disk."""
+        stat = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/stat").read_text(encoding="ascii")
+        user, system = stat.rsplit(")", 1)[1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def test_a_limit_holds_over_ten_seconds_and_who_waits_costs_nothing(self):
+        words = f"op=randread depth=16 ms={1000 * self.SECONDS}"
+        ops = self.start("ops", words, "rate_limit.ops.size=100,rate_limit.ops.refill=100ms")
+        bytes_ = self.start("bytes", words + " bs=16384",
+                            "rate_limit.bandwidth.size=1M,rate_limit.bandwidth.refill=100ms")
+        few = self.start("few", f"op=randread depth=16 ms={1000 * self.SECONDS}",
+                         "rate_limit.ops.size=1,rate_limit.ops.refill=200ms")
+        time.sleep(1)
+        before = self.main_thread_seconds(few)
+        time.sleep(self.SECONDS - 3)
+        waited = self.main_thread_seconds(few) - before
+        for process, size, a_second in ((ops, 100, 1000), (bytes_, 64, 640)):
+            values = self.values_of(process)
+            seconds = values["ns"] / 1e9
+            # A full bucket to begin with, and what flows in.
+            wanted = size + a_second * seconds
+            self.assertAlmostEqual(values["requests"] / wanted, 1, delta=0.05, msg=values)
+        self.assertLess(waited, 0.05)
+        self.values_of(few)
 
 
 class AsRoot(DiskCase):
