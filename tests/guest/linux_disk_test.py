@@ -29,6 +29,8 @@ FIO = """--filename=/dev/vdb --size=8M --verify=crc32c --eta=never
     --name=trimmed-and-written --rw=trimwrite --bs=16k --offset=16M --direct=1 --ioengine=libaio --iodepth=8
     --name=trimmed --rw=randtrim --bs=16k --offset=24M --direct=1 --ioengine=libaio --iodepth=8
     """.replace("\n", " ")
+FIO_READER = ("--filename=/dev/vdc --size=4M --name=reader --rw=randread --bs=4k --direct=1 --ioengine=libaio "
+              "--iodepth=8 --time_based --runtime=600 --eta=never")
 MIB = 1 << 20
 SECTOR = 512
 
@@ -315,17 +317,46 @@ class Debian(InDirectory):
         self.assertGreater(overlay.stat().st_blocks * SECTOR, MIB)
 
     def verify(self, transport):
+        """Four jobs on one disk, and a fifth on another, while both are changed under them."""
         data = self.image("data.img", 32 * MIB, b"x")
+        others = [self.image("first.img", 4 * MIB, b"1"), self.image("second.img", 6 * MIB, b"2")]
+        socket = self.directory / "vm.sock"
         guest = Guest(self, self.directory, self.config(transport) + f"""
             [[disk]]
             id = "data"
             path = "{data}"
             queues = "cpus"
+            [[disk]]
+            id = "other"
+            path = "{others[0]}"
+            [control]
+            path = "{socket}"
             """, debian=True)
-        said = guest.do(f"fio {FIO}")
+
+        def drive(*words):
+            done = run("ctl", socket, "drive", *words)
+            self.assertEqual(done.status, 0, done)
+
+        guest.do(f"fio {FIO} >/tmp/verified 2>&1 & verified=$!")
+        guest.do(f"fio {FIO_READER} >/tmp/read 2>&1 & read=$!")
+        drive("data", "size=40M")
+        guest.do(f"until [ $(blockdev --getsize64 /dev/vdb) = {40 * MIB} ]; do sleep 0.1; done")
+        for path, byte in ((others[1], "2"), (others[0], "1")) * 2:
+            drive("other", f"path={path}")
+            guest.do(f"until [ $(blockdev --getsize64 /dev/vdc) = {path.stat().st_size} ]; do sleep 0.1; done")
+            self.assertEqual(guest.do("dd if=/dev/vdc iflag=direct bs=4096 skip=1023 count=1 2>/dev/null | tail -c 1"), byte)
+        drive("data", "rate_limit.ops.size=100,rate_limit.ops.refill=10ms")
+        guest.do("wait $verified")
+        said = guest.do("cat /tmp/verified")
         self.assertEqual(said.count("err= 0:"), 4, said)
+        guest.do("kill -INT $read; wait $read; true")
+        said = guest.do("cat /tmp/read")
+        self.assertIn("err= 0:", said)
+        guest.do("dd if=/dev/urandom of=/dev/vdb bs=1M seek=39 count=1 conv=fsync 2>/dev/null")
+        self.assertEqual(guest.do("dmesg | grep -iwE 'I/O error|reset' || true"), "")
         guest.quit()
-        self.assertTrue(data.read_bytes()[24 * MIB:] == bytes(8 * MIB), "what is only discarded is zero")
+        self.assertTrue(data.read_bytes()[24 * MIB:32 * MIB] == bytes(8 * MIB), "what is only discarded is zero")
+        self.assertTrue(any(data.read_bytes()[39 * MIB:]))
 
     def test_fio_verifies_what_it_wrote_mmio(self):
         self.verify("mmio")
