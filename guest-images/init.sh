@@ -83,6 +83,8 @@ enter_root() {
     [ -n "$device" ] && break
     sleep 0.1
   done
+  # For cloud-init, which has no modules of its own on that disk.
+  grep -qs cidata /sys/block/*/serial && load isofs
   mount -o "${root_mode:-ro}" "${device:-$root}" /root || return
   umount /tmp
   # This shell finds its programs by /proc.

@@ -83,9 +83,9 @@ class Guest:
         self.read_until("script: ready")
 
     def log_in(self):
-        self.read_until("guest login: ")
+        self.read_until(r"\S+ login: ")
         self.send("root")
-        self.read_until("root@guest:~# ")
+        self.read_until(r"root@\S+:~# ")
         # The same that the initramfs does; the quotes keep the line's echo from being an answer.
         self.send("stty -echo; echo script: 'ready'; while read -r line && [ \"$line\" != quit ]; do "
                   "eval \"$line\"; echo \"script: $?\"; done; systemctl poweroff")
@@ -315,6 +315,23 @@ class Debian(InDirectory):
         self.boot_twice(self.config("pci", f'overlay = "{overlay}"'))
         self.assertEqual(data_checksum(self.base), before)
         self.assertGreater(overlay.stat().st_blocks * SECTOR, MIB)
+
+    def test_cloud_init_takes_its_seed(self):
+        guest = Guest(self, self.directory, self.config("mmio") + """
+            [cloud_init]
+            user_data = '''
+            #cloud-config
+            hostname: web-1
+            users: [{name: ada, gecos: Ada Lovelace, shell: /bin/bash}]
+            runcmd: ["echo by $(hostname) at $(cat /sys/block/vdb/serial) >/root/ran"]
+            '''
+            meta_data = "instance-id: i-1"
+            """.replace("            ", ""), debian=True)
+        # Its own word for it: a Python program, on an emulated machine.
+        self.assertIn("status: done", guest.do("cloud-init status --wait"))
+        self.assertEqual(guest.do("hostname; cat /root/ran; getent passwd ada | cut -d : -f 5,7; cloud-init query v1.instance_id"),
+                         "web-1\nby web-1 at cidata\nAda Lovelace:/bin/bash\ni-1")
+        guest.quit()
 
     def verify(self, transport):
         """Four jobs on one disk, and a fifth on another, while both are changed under them."""
