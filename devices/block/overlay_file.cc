@@ -229,7 +229,8 @@ Result<OverlayFile> open_overlay(const std::string& path, bool writable) {
 }
 
 Result<> check_overlay_base(const OverlayHeader& header, const OverlayBase& base) {
-  if (base.size != header.base_size) {
+  // A commit makes a base as large as the disk before the header tells of it.
+  if (base.size != header.base_size && base.size != header.size) {
     return fail(
         ErrorCode::kBadInput,
         fmt::format("its base had {} bytes and not {}, as {} has now: give it the base that "

@@ -144,6 +144,12 @@ class Drive(DriveCase):
         self.ended(process)
         shown = run("disk", "info", overlay, "--json")
         self.assertEqual(json.loads(shown.output)["size_bytes"], 12 << 20)
+        # As a commit that was cut short leaves the base, and then once more whole.
+        os.truncate(self.directory / "base", 12 << 20)
+        self.assertEqual(run("disk", "commit", overlay).status, 0)
+        self.assertEqual(json.loads(run("disk", "info", overlay, "--json").output)["base"]["size_bytes"], 12 << 20)
+        os.truncate(self.directory / "base", 4 << 20)
+        self.assertEqual(run("disk", "commit", overlay).status, 65)
 
     def test_what_cannot_be_is_refused_by_its_name(self):
         process = self.vm("op=randread ms=1500", "--disk",
