@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 
 #include "arch/x86_64/layout.h"
+#include "boot/boot_params.h"
 
 namespace vireo {
 
@@ -30,13 +31,20 @@ bool over_pci(const Config& config) {
   if (config.machine.transport != Transport::kAuto) {
     return config.machine.transport == Transport::kPci;
   }
-  // One line of these is the machine's own.
-  constexpr std::size_t kLines = layout::kLastGsi - layout::kFirstDeviceGsi;
-  const std::size_t devices = config.disks.size() + config.volumes.size() +
-                              (config.cloud_init ? 1 : 0) + (config.rng ? 1 : 0);
-  return devices > kLines || std::ranges::any_of(config.disks, [&config](const DiskConfig& disk) {
-           return resolved_queues(disk, config.machine) > 1;
-         });
+  return has_acpi(config) && (virtio_device_count(config) > layout::kDeviceGsis ||
+                              std::ranges::any_of(config.disks, [&config](const DiskConfig& disk) {
+                                return resolved_queues(disk, config.machine) > 1;
+                              }));
+}
+
+bool has_acpi(const Config& config) {
+  return !has_word(config.boot.cmdline.value_or(""), "acpi=off") &&
+         !has_word(config.boot.append, "acpi=off");
+}
+
+std::size_t virtio_device_count(const Config& config) {
+  return config.disks.size() + config.volumes.size() + (config.cloud_init ? 1 : 0) +
+         (config.rng ? 1 : 0);
 }
 
 unsigned resolved_queues(const DiskConfig& disk, const MachineConfig& machine) {

@@ -131,6 +131,9 @@ std::string to_json(const Config& config);
 /// Whether the machine has a PCI bus with its virtio devices on it. Of transport = "auto": where a
 /// device has several queues, or there are more than interrupt lines.
 bool over_pci(const Config& config);
+/// Whether the guest looks for ACPI's tables: its command line does not say acpi=off.
+bool has_acpi(const Config& config);
+std::size_t virtio_device_count(const Config& config);
 /// How many queues the disk has in this machine.
 unsigned resolved_queues(const DiskConfig& disk, const MachineConfig& machine);
 

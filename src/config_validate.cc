@@ -190,6 +190,11 @@ Result<> validate(const Config& config) {
                     topology.sockets, topology.cores, topology.threads, config.machine.cpus));
   }
   TRY(validate_serial(config));
+  if (!has_acpi(config) && over_pci(config)) {
+    return fail(ErrorCode::kConfig,
+                "machine.transport: \"pci\" is found by ACPI, and the command line says acpi=off; "
+                "remove one of the two");
+  }
   if (config.rng) {
     TRY(validate_rate_limit(config.rng->rate_limit, "rng.rate_limit"));
   }

@@ -18,18 +18,6 @@ namespace vireo {
 
 namespace {
 
-/// The interrupt lines that are left for devices, in the order in which they get them.
-constexpr auto kDeviceGsis = [] {
-  std::array<std::uint32_t, layout::kLastGsi - layout::kFirstDeviceGsi> gsis = {};
-  std::size_t count = 0;
-  for (std::uint32_t gsi = layout::kFirstDeviceGsi; gsi <= layout::kLastGsi; ++gsi) {
-    if (gsi != layout::kGedGsi) {
-      gsis.at(count++) = gsi;
-    }
-  }
-  return gsis;
-}();
-
 std::time_t wall_time() {
   return std::time(nullptr);
 }
@@ -116,23 +104,25 @@ Result<> DeviceSet::create_virtio(const Config& config, std::vector<OpenDisk> di
     mmio_.add(layout::kPciEcam.value(), PciRoot::kEcamSize, pci_root_->ecam(), "pci-config");
   }
   for (std::size_t number = 0; number < virtio_.size(); ++number) {
-    TRY(pci_root_ ? add_pci(*virtio_[number], number) : add_mmio(*virtio_[number], number));
+    TRY(pci_root_ ? add_pci(*virtio_[number], number)
+                  : add_mmio(*virtio_[number], number,
+                             has_acpi(config) ? layout::kLastGsi : layout::kLastPicGsi));
   }
   return {};
 }
 
 /// The window and the interrupt line of that number.
-Result<> DeviceSet::add_mmio(VirtioSlot& slot, std::size_t number) {
-  if (number >= kDeviceGsis.size()) {
-    return fail(ErrorCode::kConfig,
-                fmt::format("machine.transport: \"mmio\" has interrupt lines for {} devices; wants "
-                            "\"pci\" or fewer",
-                            kDeviceGsis.size()));
+Result<> DeviceSet::add_mmio(VirtioSlot& slot, std::size_t number, std::uint32_t last_gsi) {
+  slot.window = {.address = layout::virtio_mmio_window(number),
+                 .size = layout::kVirtioMmioSize,
+                 .gsi = layout::device_gsi(number)};
+  if (slot.window.gsi > last_gsi) {
+    return fail(
+        ErrorCode::kConfig,
+        fmt::format("machine.transport: \"mmio\" has interrupt lines for {} devices{}; "
+                    "wants \"pci\" or fewer",
+                    number, last_gsi < layout::kLastGsi ? " of a guest with acpi=off" : ""));
   }
-  slot.window = {
-      .address = GuestAddress(layout::kVirtioMmio.value() + number * layout::kVirtioMmioSize),
-      .size = layout::kVirtioMmioSize,
-      .gsi = kDeviceGsis.at(number)};
   TRY_ASSIGN(slot.line, context_.vm.create_irqfd(slot.window.gsi));
   TRY_ASSIGN(slot.mmio,
              MmioTransport::create(*slot.device, context_.memory, slot.reactors, *slot.line));

@@ -115,7 +115,7 @@ class DeviceSet {
   VirtioSlot& slot_of(const std::string& disk);
   VirtioSlot& add_slot(std::string_view name, std::unique_ptr<VirtioDevice> device,
                        bool one_reactor);
-  Result<> add_mmio(VirtioSlot& slot, std::size_t number);
+  Result<> add_mmio(VirtioSlot& slot, std::size_t number, std::uint32_t last_gsi);
   Result<> add_pci(VirtioSlot& slot, std::size_t number);
   void on_quiesced();
   void flush_disks();

@@ -11,11 +11,12 @@
 
 #include <fmt/core.h>
 
+#include "boot/boot_params.h"
 #include "devices/legacy/terminal.h"
 #include "src/base/log.h"
+#include "src/device_arguments.h"
 #include "src/machine.h"
 #include "src/memory/bus_error.h"
-#include "src/root_disk.h"
 
 namespace vireo {
 
@@ -30,7 +31,7 @@ constexpr auto kOpcodes = std::to_array<std::uint8_t>(
 BootConfig boot_config(const Config& all) {
   const BootOptions& options = all.boot;
   BootConfig config;
-  config.device_arguments = root_arguments(all);
+  config.device_arguments = add_words(root_arguments(all), mmio_arguments(all));
   config.has_pci = over_pci(all);
   config.kernel_path = options.kernel;
   config.initramfs_path = options.initramfs;

@@ -91,6 +91,19 @@ inline constexpr std::uint32_t kGedGsi = 9;
 /// virtio-mmio devices take 5…8 and 10…23 in this order, leaving out what is used above.
 inline constexpr std::uint32_t kFirstDeviceGsi = 5;
 inline constexpr std::uint32_t kLastGsi = 23;
+/// The last that the PIC has: a guest without ACPI knows of no IOAPIC.
+inline constexpr std::uint32_t kLastPicGsi = 15;
+/// How many devices have a line of their own.
+inline constexpr std::size_t kDeviceGsis = kLastGsi - kFirstDeviceGsi;
+/// The line of the device with this number: all but the event device's.
+constexpr std::uint32_t device_gsi(std::size_t number) {
+  const auto gsi = kFirstDeviceGsi + static_cast<std::uint32_t>(number);
+  return gsi < kGedGsi ? gsi : gsi + 1;
+}
+/// The window of the virtio-mmio device with this number.
+constexpr GuestAddress virtio_mmio_window(std::size_t number) {
+  return GuestAddress(kVirtioMmio.value() + number * kVirtioMmioSize);
+}
 
 // Events of the generic event device: bits of its register.
 inline constexpr std::uint32_t kGedPowerButton = 1U << 0;

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "src/config.h"
-#include "src/root_disk.h"
+#include "src/device_arguments.h"
 #include "tests/config/key_rows.h"
 #include "tests/support/catch.h"
 

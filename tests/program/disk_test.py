@@ -15,8 +15,8 @@ from probe_disk import job_values, pattern  # noqa: E402
 from vireo_process import PROBE, TIMEOUT, VIREO, reap, run, start  # noqa: E402
 
 SIZE = 4 << 20
-# Where vireo has its first virtio-mmio device (arch/x86_64/layout.h), for a guest that reads no ACPI.
-FIRST_MMIO = "virtio_mmio.device=0x1000@0xc0001000:5"
+# The probe reads no ACPI, and so is told where its virtio-mmio devices are.
+ACPI = {"mmio": "acpi=off", "pci": "", "auto": ""}
 ON_TRANSPORTS = ("mmio", "pci")
 
 
@@ -29,10 +29,10 @@ class DiskCase(unittest.TestCase):
         self.image = self.directory / "image"
         self.image.write_bytes(pattern(0, SIZE // 512))
 
-    def arguments(self, words, *options, disk="", transport="mmio"):
+    def arguments(self, words, *options, disk="", transport="mmio", acpi=None):
         config = self.directory / "vm.toml"
         config.write_text(f'[machine]\nmemory = "64M"\ntransport = "{transport}"\n', encoding="ascii")
-        return ("run", config, "--kernel", PROBE, "--cmdline", f"probe=blk {words} end=poweroff {FIRST_MMIO}",
+        return ("run", config, "--kernel", PROBE, "--cmdline", f"probe=blk {words} end=poweroff {ACPI[transport] if acpi is None else acpi}",
                 "--disk", f"id=d,path={self.image}{disk}", *options)
 
     def job(self, words, *options, **where):
@@ -58,7 +58,8 @@ class Disk(DiskCase):
             with self.subTest(queues=queues):
                 file = self.directory / "threads.toml"
                 file.write_text(config, encoding="ascii")
-                arguments = list(self.arguments("op=randread verify=1 depth=32 count=5000", disk=f",queues={queues}"))
+                arguments = list(self.arguments("op=randread verify=1 depth=32 count=5000", disk=f",queues={queues}",
+                                                transport="mmio" if queues == 1 else "auto"))
                 arguments[1] = file
                 ended = run(*arguments)
                 self.assertEqual(ended.status, 0, ended)
@@ -141,6 +142,15 @@ class Disk(DiskCase):
             first.kill()
         self.job("op=randread count=1")
 
+    def test_a_guest_without_acpi_has_no_pci_and_ten_lines(self):
+        self.refused(78, "machine.transport", "acpi=off", transport="pci", acpi="acpi=off")
+        more = [word for number in range(10) for word in ("--disk", f"id=more{number},path={self.image},readonly")]
+        ended = run(*self.arguments("", *more[2:], disk=",readonly", transport="mmio"))
+        self.assertEqual(ended.status, 0, ended)
+        ended = run(*self.arguments("", *more, disk=",readonly", transport="mmio"))
+        self.assertEqual((ended.status, ended.errors.count("\n")), (78, 1), ended)
+        self.assertIn("lines for 10 devices of a guest with acpi=off", ended.errors)
+
     def test_what_is_no_disk_is_refused_by_its_name(self):
         self.image.unlink()
         self.refused(66, 'disk "d": ', "No such file or directory")
@@ -175,7 +185,7 @@ class Limits(DiskCase):
     def start(self, name, words, limit):
         config = self.directory / f"{name}.toml"
         config.write_text('[machine]\nmemory = "64M"\ntransport = "mmio"\n', encoding="ascii")
-        process = start("run", config, "--kernel", PROBE, "--cmdline", f"probe=blk {words} end=poweroff {FIRST_MMIO}",
+        process = start("run", config, "--kernel", PROBE, "--cmdline", f"probe=blk {words} end=poweroff acpi=off",
                         "--disk", f"id=d,path={self.image},readonly,{limit}")
         self.addCleanup(reap, process)
         return process

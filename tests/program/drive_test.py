@@ -18,7 +18,6 @@ from probe_disk import job_values, pattern  # noqa: E402
 from vireo_process import PROBE, TIMEOUT, reap, run, start  # noqa: E402
 
 SIZE = 4 << 20
-FIRST_MMIO = "virtio_mmio.device=0x1000@0xc0001000:5"
 
 
 def lockable(path):
@@ -50,7 +49,7 @@ class DriveCase(unittest.TestCase):
         config = self.directory / "vm.toml"
         config.write_text(f'[machine]\nmemory = "64M"\ntransport = "{transport}"\n{text}', encoding="ascii")
         process = start("run", config, "--kernel", PROBE, "--control", self.socket, "--cmdline",
-                        f"probe=blk pause=1 {words} end=poweroff {FIRST_MMIO}",
+                        f"probe=blk pause=1 {words} end=poweroff {'acpi=off' if transport == 'mmio' else ''}",
                         "--disk", f"id=d,path={self.image}{disk}", *options)
         self.addCleanup(reap, process)
         while b"blk_state=begin" not in (line := process.stdout.readline()):

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "src/root_disk.h"
+#include "src/device_arguments.h"
 
 #include <algorithm>
 
 #include <fmt/core.h>
+
+#include "arch/x86_64/layout.h"
 
 namespace vireo {
 
@@ -26,6 +28,18 @@ std::string root_arguments(const Config& config) {
   const std::string device =
       root->partuuid.empty() ? "/dev/" + virtio_disk_name(place) : "PARTUUID=" + root->partuuid;
   return fmt::format("root={} {}", device, root->readonly ? "ro" : "rw");
+}
+
+std::string mmio_arguments(const Config& config) {
+  std::string words;
+  if (!has_acpi(config) && !over_pci(config)) {
+    for (std::size_t number = 0; number < virtio_device_count(config); ++number) {
+      words += fmt::format("{}virtio_mmio.device={}K@{:#x}:{}", words.empty() ? "" : " ",
+                           layout::kVirtioMmioSize / 1024,
+                           layout::virtio_mmio_window(number).value(), layout::device_gsi(number));
+    }
+  }
+  return words;
 }
 
 }  // namespace vireo

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The root file system on a disk: what the kernel's command line says of it.
+// What the kernel's command line says of the devices: where the root file system is, and where
+// virtio-mmio devices are for a guest that looks for no ACPI.
 #pragma once
 
 #include <cstddef>
@@ -15,5 +16,8 @@ std::string virtio_disk_name(std::size_t place);
 
 /// "root=/dev/vda rw" of the disk that is root; empty where none is.
 std::string root_arguments(const Config& config);
+
+/// "virtio_mmio.device=4K@0xc0001000:5 …", one for each; empty where they are found otherwise.
+std::string mmio_arguments(const Config& config);
 
 }  // namespace vireo
