@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <string_view>
+
+#include <fmt/core.h>
 
 #include "src/base/endian.h"
 
@@ -21,6 +24,14 @@ bool concerns_bars(unsigned offset) {
   return offset / kWord == PCI_COMMAND / kWord ||
          (offset >= PCI_BASE_ADDRESS_0 && offset < bar_offset(PCI_STD_NUM_BARS));
 }
+
+/// A configuration space as its guest reads it.
+struct PciFunctionState {
+  static constexpr std::string_view kTag = "pci";
+  static constexpr std::uint32_t kVersion = 1;
+  std::array<std::byte, PCI_CFG_SPACE_SIZE> space = {};
+  void fields(auto& ar) { ar(space); }
+};
 
 }  // namespace
 
@@ -115,6 +126,37 @@ void PciFunction::power_cycle() {
   if (msix_ != nullptr) {
     msix_->power_cycle();
   }
+}
+
+void PciFunction::save(SnapshotWriter& writer, unsigned slot) const {
+  PciFunctionState state;
+  {
+    const std::scoped_lock lock(mutex_);
+    std::ranges::copy(std::span(space_).first(state.space.size()), state.space.begin());
+  }
+  writer.add(slot, state);
+  if (msix_ != nullptr) {
+    msix_->save(writer, slot);
+  }
+}
+
+Result<> PciFunction::restore(SnapshotReader& reader, unsigned slot) {
+  TRY_ASSIGN(const PciFunctionState state, reader.take<PciFunctionState>(slot));
+  const std::scoped_lock lock(mutex_);
+  for (std::size_t at = 0; at < state.space.size(); ++at) {
+    if (((state.space[at] ^ space_[at]) & ~writable_[at]) != std::byte{0}) {
+      return bad_section<PciFunctionState>(
+          slot, fmt::format("is of another function than is here: byte {:#x} differs", at));
+    }
+  }
+  if (msix_ != nullptr) {
+    const std::span control = std::span(state.space).subspan(msix_at_ + PCI_MSIX_FLAGS, 2);
+    std::array<std::byte, sizeof(le16)> bytes;
+    std::ranges::copy(control, bytes.begin());
+    TRY(msix_->restore(reader, slot, std::bit_cast<le16>(bytes)));
+  }
+  std::ranges::copy(state.space, space_.begin());
+  return {};
 }
 
 // The guest's accesses

@@ -29,6 +29,7 @@
 
 #include "devices/pci/msix.h"
 #include "src/bus/bus.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -86,6 +87,11 @@ class PciFunction {
 
   /// As after keep_as_initial(): the whole machine is reset. While no vCPU runs.
   void power_cycle();
+  /// What the guest has written, in the sections of `slot`. While no vCPU runs and nobody raises.
+  void save(SnapshotWriter& writer, unsigned slot) const;
+  /// As it was saved, from a function of the same make; as after power_cycle() where that fails.
+  /// See Msix::restore().
+  Result<> restore(SnapshotReader& reader, unsigned slot);
 
   const Bar& bar(unsigned index) const { return bars_[index]; }
   /// Where the guest has put it; nothing while it answers to no memory accesses.

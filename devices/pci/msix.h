@@ -23,6 +23,7 @@
 #include "src/base/error.h"
 #include "src/bus/bus.h"
 #include "src/bus/interrupt.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -58,6 +59,12 @@ class Msix final : public BusDevice {
 
   /// As after create(), for a guest that was reset. While no vCPU runs and nobody raises.
   void power_cycle();
+  /// The section of the function at `slot`, beside the control word. As power_cycle().
+  void save(SnapshotWriter& writer, unsigned slot);
+  /// As it was saved, under that control word; as after create() where that fails. As
+  /// power_cycle(), with the interrupt controllers as they were saved: what was on its way to them
+  /// is sent again.
+  Result<> restore(SnapshotReader& reader, unsigned slot, std::uint16_t control);
 
   // BusDevice: the BAR.
   void read(std::uint64_t offset, std::span<std::byte> data) override;
@@ -76,10 +83,14 @@ class Msix final : public BusDevice {
 
   Msix(unsigned vectors, MsiRouter& router);
 
+  static Gate gate_for(std::uint16_t control, bool masked);
   void mask_all();
   std::byte byte_at(std::uint64_t offset) const;
   void update(unsigned index);
   std::uint32_t table_word(unsigned index, unsigned field) const;
+  void set_table_word(unsigned index, unsigned field, std::uint32_t value);
+  std::uint64_t address_of(unsigned index) const;
+  bool is_masked(unsigned index) const;
 
   MsiRouter& router_;
   std::vector<Vector> vectors_;

@@ -73,6 +73,32 @@ void PciRoot::power_cycle() {
   update();
 }
 
+void PciRoot::save(SnapshotWriter& writer) const {
+  for (unsigned slot = 0; slot < kSlots; ++slot) {
+    if (slots_[slot] != nullptr) {
+      slots_[slot]->save(writer, slot);
+    }
+  }
+}
+
+Result<> PciRoot::restore(SnapshotReader& reader) {
+  if (Result<> restored = restore_functions(reader); !restored) {
+    power_cycle();
+    return restored;
+  }
+  update();
+  return {};
+}
+
+Result<> PciRoot::restore_functions(SnapshotReader& reader) {
+  for (unsigned slot = 0; slot < kSlots; ++slot) {
+    if (slots_[slot] != nullptr) {
+      TRY(slots_[slot]->restore(reader, slot));
+    }
+  }
+  return {};
+}
+
 // Configuration
 // -----------------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ class PciRoot {
 
   /// As after the functions were added. While no vCPU runs.
   void power_cycle();
+  /// All functions, each in the sections of its slot. As PciFunction::save().
+  void save(SnapshotWriter& writer) const;
+  /// As it was saved, of a bus with the same functions in the same slots; as after power_cycle()
+  /// where that fails. See PciFunction::restore().
+  Result<> restore(SnapshotReader& reader);
 
   BusDevice& ecam() { return ecam_; }
   BusDevice& mmio() { return mmio_; }
@@ -90,6 +95,7 @@ class PciRoot {
     std::optional<GuestAddress> attached;
   };
 
+  Result<> restore_functions(SnapshotReader& reader);
   const Mapped* find(std::uint64_t address, std::uint64_t size) const;
   Target target(std::uint64_t offset, std::uint64_t size);
   std::optional<GuestAddress> wanted_address(const Bell& bell) const;
