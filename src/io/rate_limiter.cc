@@ -14,6 +14,12 @@ void configure_bucket(std::optional<TokenBucket>& bucket,
   }
 }
 
+/// `bucket` as it goes on from `state`; false where no bucket could.
+bool restore_bucket(std::optional<TokenBucket>& bucket, const TokenBucketState& state,
+                    std::uint64_t now_ns) {
+  return !bucket || bucket->config() != state.config || bucket->restore(state, now_ns);
+}
+
 }  // namespace
 
 void RateLimiter::configure(const RateLimitConfig& config, std::uint64_t now_ns) {
@@ -34,6 +40,29 @@ std::uint64_t RateLimiter::take(std::uint64_t bytes, std::uint64_t now_ns) {
     ops_->give_back(1);
   }
   return wait_ns;
+}
+
+RateLimiterState RateLimiter::state(std::uint64_t now_ns) {
+  const std::scoped_lock lock(mutex_);
+  RateLimiterState state;
+  if (bandwidth_) {
+    state.bandwidth = bandwidth_->state(now_ns);
+  }
+  if (ops_) {
+    state.ops = ops_->state(now_ns);
+  }
+  return state;
+}
+
+bool RateLimiter::restore(const RateLimiterState& state, std::uint64_t now_ns) {
+  const std::scoped_lock lock(mutex_);
+  std::optional<TokenBucket> bandwidth = bandwidth_;
+  if (!restore_bucket(bandwidth, state.bandwidth, now_ns) ||
+      !restore_bucket(ops_, state.ops, now_ns)) {
+    return false;
+  }
+  bandwidth_ = bandwidth;
+  return true;
 }
 
 }  // namespace vireo

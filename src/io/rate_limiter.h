@@ -17,6 +17,14 @@ struct RateLimitConfig {
   bool operator==(const RateLimitConfig&) const = default;
 };
 
+/// See TokenBucketState. A size of 0: there is no such limit.
+struct RateLimiterState {
+  TokenBucketState bandwidth;
+  TokenBucketState ops;
+  void fields(auto& ar) { ar(bandwidth, ops); }
+  bool operator==(const RateLimiterState&) const = default;
+};
+
 class RateLimiter {
  public:
   explicit RateLimiter(const RateLimitConfig& config = {}) { configure(config, 0); }
@@ -26,6 +34,11 @@ class RateLimiter {
   /// Lets one operation of `bytes` bytes through and returns 0; or how many nanoseconds it has to
   /// wait before it is worth another try. Any thread.
   std::uint64_t take(std::uint64_t bytes, std::uint64_t now_ns);
+
+  RateLimiterState state(std::uint64_t now_ns);
+  /// Goes on from there, with each limit that is the same as it was; others have full buckets.
+  /// False, and nothing done, where the numbers cannot be a limiter's.
+  [[nodiscard]] bool restore(const RateLimiterState& state, std::uint64_t now_ns);
 
  private:
   std::mutex mutex_;

@@ -19,8 +19,23 @@ struct TokenBucketConfig {
   bool operator==(const TokenBucketConfig&) const = default;
 };
 
+/// What a bucket has left, for one with the same config elsewhere and at another time.
+struct TokenBucketState {
+  TokenBucketConfig config;
+  std::uint64_t missing = 0;    ///< tokens until it is full; above its size: it is in debt
+  std::uint64_t burst = 0;      ///< left
+  std::uint64_t remainder = 0;  ///< of a token, in parts of refill_ns
+  void fields(auto& ar) {
+    ar(config.size, config.refill_ns, config.burst, missing, burst, remainder);
+  }
+  bool operator==(const TokenBucketState&) const = default;
+};
+
 class TokenBucket {
  public:
+  /// More than one request takes.
+  static constexpr std::uint64_t kDebtMax = std::uint64_t{1} << 32;
+
   TokenBucket(const TokenBucketConfig& config, std::uint64_t now_ns)
       : config_(config),
         tokens_(static_cast<Tokens>(config.size)),
@@ -47,6 +62,27 @@ class TokenBucket {
   }
 
   const TokenBucketConfig& config() const { return config_; }
+
+  TokenBucketState state(std::uint64_t now_ns) {
+    refill(now_ns);
+    return {.config = config_,
+            .missing = static_cast<std::uint64_t>(static_cast<Tokens>(config_.size) - tokens_),
+            .burst = burst_,
+            .remainder = remainder_};
+  }
+  /// Goes on from a state of the same config. False, and nothing done, where it cannot be one.
+  bool restore(const TokenBucketState& state, std::uint64_t now_ns) {
+    const Tokens tokens = static_cast<Tokens>(config_.size) - state.missing;
+    if (tokens < -static_cast<Tokens>(kDebtMax) || state.burst > config_.burst ||
+        state.remainder >= config_.refill_ns) {
+      return false;
+    }
+    tokens_ = tokens;
+    burst_ = state.burst;
+    remainder_ = state.remainder;
+    filled_ns_ = now_ns;
+    return true;
+  }
 
  private:
   __extension__ using Tokens = __int128;

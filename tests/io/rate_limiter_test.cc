@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <utility>
 
 #include "tests/support/catch.h"
 
@@ -96,6 +97,77 @@ TEST_CASE("rate limiter: new limits begin full, and what did not change goes on"
   CHECK(limiter.take(1, 0) != 0);
   limiter.configure({}, 0);
   CHECK(limiter.take(1, 0) == 0);
+}
+
+TEST_CASE("token bucket: its state goes on elsewhere, at another time") {
+  const TokenBucketConfig config = {.size = 100, .refill_ns = 7 * kSecond, .burst = 50};
+  TokenBucket bucket(config, kSecond);
+  CHECK(bucket.take(30, kSecond) == 0);   // of the burst
+  CHECK(bucket.take(350, kSecond) == 0);  // and 230 in debt
+  // A second is worth 14 tokens and two seventh.
+  const TokenBucketState state = bucket.state(2 * kSecond);
+  CHECK(state ==
+        TokenBucketState{.config = config, .missing = 316, .burst = 0, .remainder = 2 * kSecond});
+  TokenBucket other(config, 0);
+  REQUIRE(other.restore(state, 100 * kSecond));
+  CHECK(other.state(100 * kSecond) == state);
+  CHECK(other.take(1, 100 * kSecond) == bucket.take(1, 2 * kSecond));
+  const std::uint64_t wait = bucket.take(1, 2 * kSecond);
+  CHECK(other.take(1, 100 * kSecond + wait - 1) != 0);
+  CHECK(other.take(1, 100 * kSecond + wait) == 0);
+
+  TokenBucket saved(config, 0);
+  CHECK(saved.take(20, 0) == 0);
+  REQUIRE(other.restore(saved.state(0), kSecond));
+  CHECK(other.take(130, kSecond) == 0);
+  CHECK(other.take(1, kSecond) != 0);
+}
+
+TEST_CASE("token bucket: numbers that no bucket has are refused") {
+  const TokenBucketConfig config = {.size = 100, .refill_ns = kSecond, .burst = 50};
+  const TokenBucketState good = {
+      .config = config, .missing = 100 + TokenBucket::kDebtMax, .burst = 50, .remainder = 0};
+  TokenBucket bucket(config, 0);
+  for (const auto& [what, number] : {std::pair{&TokenBucketState::missing, good.missing + 1},
+                                     {&TokenBucketState::missing, ~std::uint64_t{0}},
+                                     {&TokenBucketState::burst, std::uint64_t{51}},
+                                     {&TokenBucketState::remainder, kSecond}}) {
+    TokenBucketState bad = good;
+    bad.*what = number;
+    CHECK_FALSE(bucket.restore(bad, 0));
+  }
+  CHECK(bucket.take(150, 0) == 0);
+  CHECK(bucket.restore(good, 0));
+  CHECK(bucket.take(51, 0) > 42'949'672 * kSecond);
+}
+
+TEST_CASE("rate limiter: a limit that is the same goes on as it was saved, another is full") {
+  const TokenBucketConfig ops = {.size = 2, .refill_ns = kSecond};
+  const TokenBucketConfig bandwidth = {.size = 1000, .refill_ns = kSecond};
+  RateLimiter old({.bandwidth = bandwidth, .ops = ops});
+  CHECK(old.take(1000, 0) == 0);
+  CHECK(old.take(0, 0) == 0);
+  const RateLimiterState state = old.state(0);
+
+  RateLimiter same({.bandwidth = bandwidth, .ops = ops});
+  REQUIRE(same.restore(state, kSecond));
+  CHECK(same.state(kSecond) == state);
+  CHECK(same.take(0, kSecond) == kSecond / 2);
+  RateLimiter wider({.bandwidth = bandwidth, .ops = TokenBucketConfig{.size = 3, .refill_ns = 1}});
+  REQUIRE(wider.restore(state, 0));
+  CHECK(wider.take(0, 0) == 0);
+  CHECK(wider.take(10, 0) == kSecond / 100);
+  RateLimiter none;
+  REQUIRE(none.restore(state, 0));
+  CHECK(none.take(5000, 0) == 0);
+  CHECK(none.state(0) == RateLimiterState{});
+
+  // One that cannot be leaves both as they are.
+  RateLimiterState bad = state;
+  bad.ops.remainder = kSecond;
+  RateLimiter untouched({.bandwidth = bandwidth, .ops = ops});
+  CHECK_FALSE(untouched.restore(bad, 0));
+  CHECK(untouched.take(1000, 0) == 0);
 }
 
 TEST_CASE("rate limiter: within a thousandth over ten seconds, whatever the requests are") {
