@@ -191,7 +191,7 @@ class Socket(ControlTest):
             listener.bind(str(self.path))
             listener.listen()
             asking = [start("ctl", self.path, verb) for verb in ("status", "pause", "events")]
-            time.sleep(0.5)
+            time.sleep(3)
         for process in asking:
             _, errors = process.communicate(timeout=20)
             self.assertEqual(process.returncode, 69, errors)

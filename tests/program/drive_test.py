@@ -117,19 +117,20 @@ class Drive(DriveCase):
     def test_limits_come_and_go(self):
         process = self.vm("op=randread depth=4 count=2000", disk=",rate_limit.ops.size=1,rate_limit.ops.refill=1h")
         self.assertEqual(self.config()["disk"][0]["rate_limit"], {"ops": {"size": 1, "refill": "1h"}})
-        self.changed("rate_limit.ops.size=500,rate_limit.ops.refill=500ms,rate_limit.bandwidth.size=1G,"
+        self.changed("rate_limit.ops.size=5,rate_limit.ops.refill=10s,rate_limit.bandwidth.size=1G,"
                      "rate_limit.bandwidth.refill=1s")
         self.assertEqual(self.config()["disk"][0]["rate_limit"],
-                         {"ops": {"size": 500, "refill": "500ms"}, "bandwidth": {"size": "1G", "refill": "1s"}})
+                         {"ops": {"size": 5, "refill": "10s"}, "bandwidth": {"size": "1G", "refill": "1s"}})
         self.changed("rate_limit.bandwidth=none")
-        self.assertEqual(self.config()["disk"][0]["rate_limit"], {"ops": {"size": 500, "refill": "500ms"}})
-        values = self.ended(process)
-        self.assertEqual(values["errors"], 0)
+        self.assertEqual(self.config()["disk"][0]["rate_limit"], {"ops": {"size": 5, "refill": "10s"}})
+        self.assertEqual(self.finished(process)["errors"], 0)
 
     def test_a_guest_that_waits_for_tokens_goes_on_without_a_limit(self):
         process = self.vm("op=randread depth=4 count=2000", disk=",rate_limit.ops.size=1,rate_limit.ops.refill=1h")
+        run("ctl", self.socket, "pause")
         self.changed("rate_limit=none")
         self.assertNotIn("rate_limit", self.config()["disk"][0])
+        run("ctl", self.socket, "resume")
         self.assertEqual(self.ended(process)["requests"], 2000)
 
     def test_a_disk_grows(self):
