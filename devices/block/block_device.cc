@@ -2,8 +2,13 @@
 #include "devices/block/block_device.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <utility>
+
+#include <fmt/core.h>
+
+#include "src/base/log.h"
 
 namespace vireo {
 
@@ -54,6 +59,26 @@ virtio_blk_config config_of(const BlockDevice::Settings& settings, const Disk& d
   return config;
 }
 
+using BlockId = std::array<std::byte, kIdBytes>;
+
+BlockId block_id(const std::string& id) {
+  BlockId bytes = {};
+  std::ranges::copy(std::as_bytes(std::span(id)).first(std::min(id.size(), bytes.size())),
+                    bytes.begin());
+  return bytes;
+}
+
+struct VirtioBlkState {
+  static constexpr std::string_view kTag = "virtio-blk";
+  static constexpr std::uint32_t kVersion = 1;
+
+  BlockId id = {};
+  bool flush_failed = false;
+  RateLimiterState limiter;
+
+  void fields(auto& ar) { ar(id, flush_failed, limiter); }
+};
+
 }  // namespace
 
 BlockDevice::BlockDevice(const Settings& settings, std::unique_ptr<Disk> disk)
@@ -75,6 +100,47 @@ void BlockDevice::activate(std::uint64_t features) {
   shared_.rules.features = features;
   constexpr std::uint64_t kFlush = feature_bit(VIRTIO_BLK_F_FLUSH);
   shared_.write_through = (features_ & kFlush) != 0 && (features & kFlush) == 0;
+}
+
+void BlockDevice::save(SnapshotWriter& writer, unsigned index) {
+  CHECK(!disk().wants_flush() && !change_.busy());
+  writer.add(index, VirtioBlkState{.id = block_id(id()),
+                                   .flush_failed = disk().flush_failed(),
+                                   .limiter = shared_.limiter.state(monotonic_ns())});
+}
+
+Result<> BlockDevice::restore(SnapshotReader& reader, unsigned index,
+                              std::span<const std::byte> config) {
+  TRY_ASSIGN(const VirtioBlkState state, reader.take<VirtioBlkState>(index));
+  virtio_blk_config told = {};
+  std::ranges::copy(config, std::as_writable_bytes(std::span(&told, 1)).begin());
+  if (state.id != block_id(id())) {
+    return bad_section<VirtioBlkState>(index, fmt::format("is of another disk than {}", id()));
+  }
+  const std::uint32_t block_size = told.blk_size;
+  if (!std::has_single_bit(block_size) || block_size < disk().limits().block_size ||
+      disk().size() % block_size != 0) {
+    return bad_section<VirtioBlkState>(
+        index, fmt::format("is of a disk with blocks of {} bytes, and those of {} here are {}",
+                           block_size, id(), disk().limits().block_size));
+  }
+  const std::uint64_t capacity = disk().size() / kSectorSize;
+  if (const std::uint64_t sectors = told.capacity; sectors > capacity) {
+    return bad_section<VirtioBlkState>(
+        index,
+        fmt::format("is of a disk with {} sectors, and {} has {} here", sectors, id(), capacity));
+  }
+  if (!shared_.limiter.restore(state.limiter, monotonic_ns())) {
+    return bad_section<VirtioBlkState>(index, "has a rate limiter that cannot be");
+  }
+  // What else the driver was told are hints, of how the disk before was best used.
+  config_ = told;
+  config_.capacity = capacity;
+  shared_.rules.block_size = block_size;
+  if (state.flush_failed) {
+    disk().set_flush_failed();
+  }
+  return {};
 }
 
 }  // namespace vireo

@@ -39,6 +39,10 @@ class BlockDevice final : public VirtioDevice {
   }
   void activate(std::uint64_t features) override;
   void reset() override {}
+  /// Nothing is held back by its disk, and no change of it is on its way.
+  void save(SnapshotWriter& writer, unsigned index) override;
+  Result<> restore(SnapshotReader& reader, unsigned index,
+                   std::span<const std::byte> config) override;
 
   const std::string& id() const { return shared_.id; }
   Disk& disk() { return *shared_.disk; }

@@ -5,6 +5,7 @@
 // the reactor that began them; several reactors use one disk at a time.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -120,6 +121,10 @@ class Disk {
   /// Whether it holds back what a last flush would write, for want of which it would be lost with
   /// this process.
   virtual bool wants_flush() const { return false; }
+  /// A flush failed: what was written before it may be gone, and the kernel tells so but once. No
+  /// flush succeeds any more. Any thread.
+  bool flush_failed() const { return flush_failed_.load(std::memory_order_relaxed); }
+  void set_flush_failed() { flush_failed_.store(true, std::memory_order_relaxed); }
 
   /// Begins `op`. Its callback runs on this thread, maybe before this returns.
   void start(DiskOp& op, Ring& ring) {
@@ -136,6 +141,8 @@ class Disk {
 
  private:
   friend class DiskOp;
+
+  std::atomic<bool> flush_failed_ = false;
 };
 
 }  // namespace vireo

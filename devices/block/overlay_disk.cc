@@ -286,7 +286,7 @@ void OverlayDisk::discard_on(DiskOp& op, Ring& ring) {
 // ------------------------------------------------------------------------------------------------
 
 void OverlayDisk::begin_flush(DiskOp& op, Ring& ring) {
-  if (flush_failed_) {
+  if (flush_failed()) {
     op.finish(EIO);
     return;
   }
@@ -317,7 +317,9 @@ void OverlayDisk::flush_on(DiskOp& op, Ring& ring, int errnum) {
 }
 
 void OverlayDisk::end_flush(DiskOp& op, Ring& ring, int errnum) {
-  flush_failed_ = errnum != 0;
+  if (errnum != 0) {
+    set_flush_failed();
+  }
   flushing_ = nullptr;
   pages_.clear();
   std::vector<DiskOp*> together = std::exchange(flushed_with_, {});

@@ -69,7 +69,6 @@ class OverlayDisk final : public Disk {
   std::vector<DiskOp*> flushed_with_;
   std::vector<DiskOp*> next_flush_;
   std::vector<BlockMap::Page> pages_;
-  bool flush_failed_ = false;  // see RawDisk
 };
 
 }  // namespace vireo

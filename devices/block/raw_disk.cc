@@ -27,7 +27,7 @@ void RawDisk::begin(DiskOp& op, Ring& ring) {
       op.transfer(ring, file_, op.offset, 0, op.length);
       return;
     case DiskOp::Kind::kFlush:
-      if (flush_failed_.load(std::memory_order_relaxed)) {
+      if (flush_failed()) {
         op.finish(EIO);
       } else {
         op.fdatasync(ring, file_);
@@ -52,7 +52,7 @@ void RawDisk::proceed(DiskOp& op, Ring& ring, int errnum) {
   switch (op.kind) {
     case DiskOp::Kind::kFlush:
       if (errnum != 0) {
-        flush_failed_.store(true, std::memory_order_relaxed);
+        set_flush_failed();
       }
       break;
     case DiskOp::Kind::kDiscard:

@@ -2,7 +2,6 @@
 // A disk whose bytes are those of a file or block device, one to one.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -27,8 +26,6 @@ class RawDisk final : public Disk {
   void write_zeros(DiskOp& op, Ring& ring);
 
   DiskFile file_;
-  // A flush failed: what was written before it may be gone, and the kernel tells so but once.
-  std::atomic<bool> flush_failed_ = false;
 };
 
 }  // namespace vireo

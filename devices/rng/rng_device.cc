@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "devices/virtio/uapi.h"
+#include "src/base/log.h"
 
 namespace vireo {
 
@@ -30,6 +31,15 @@ std::uint32_t fill_with_random(std::span<const GuestBuffer> buffers) {
   return static_cast<std::uint32_t>(filled);
 }
 
+struct VirtioRngState {
+  static constexpr std::string_view kTag = "virtio-rng";
+  static constexpr std::uint32_t kVersion = 1;
+
+  RateLimiterState limiter;
+
+  void fields(auto& ar) { ar(limiter); }
+};
+
 }  // namespace
 
 std::uint32_t RngDevice::type() const {
@@ -51,6 +61,19 @@ QueueHandler::Served RngDevice::serve() {
     give_back(std::move(*chain), filled);
   }
   return Served::kSome;
+}
+
+void RngDevice::save(SnapshotWriter& writer, unsigned index) {
+  writer.add(index, VirtioRngState{.limiter = limiter_.state(monotonic_ns())});
+}
+
+Result<> RngDevice::restore(SnapshotReader& reader, unsigned index,
+                            std::span<const std::byte> /*config*/) {
+  TRY_ASSIGN(const VirtioRngState state, reader.take<VirtioRngState>(index));
+  if (!limiter_.restore(state.limiter, monotonic_ns())) {
+    return bad_section<VirtioRngState>(index, "has a rate limiter that cannot be");
+  }
+  return {};
 }
 
 }  // namespace vireo

@@ -21,6 +21,9 @@ class RngDevice final : public VirtioDevice, QueueHandler {
   QueueHandler& queue_handler(unsigned /*index*/) override { return *this; }
   void activate(std::uint64_t /*features*/) override {}
   void reset() override {}
+  void save(SnapshotWriter& writer, unsigned index) override;
+  Result<> restore(SnapshotReader& reader, unsigned index,
+                   std::span<const std::byte> config) override;
 
  private:
   static constexpr std::uint16_t kQueueSizes[] = {64};

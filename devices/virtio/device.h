@@ -6,6 +6,9 @@
 //                                        │  ▲
 //                        handlers stop() ▼  │ start(): as a pause or a snapshot wants it
 //                                       quiet
+//
+// A device of another process that is made in the same way goes on from where one was quiet:
+// restore(), then activate() where that one was active.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +16,7 @@
 #include <span>
 
 #include "devices/virtio/queue_handler.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -28,13 +32,22 @@ class VirtioDevice {
   virtual std::span<const std::uint16_t> queue_max_sizes() const = 0;
   /// Serves queue `index`; owned by the device.
   virtual QueueHandler& queue_handler(unsigned index) = 0;
-  /// The configuration space as the driver first finds it; later images go to VirtioHost.
+  /// The configuration space as the driver finds it from create() or restore() on; later images go
+  /// to VirtioHost.
   virtual std::span<const std::byte> config() const { return {}; }
 
   /// The driver has accepted `features` and is about to use its queues. While no handler runs.
   virtual void activate(std::uint64_t features) = 0;
   /// The driver has reset the device. While no handler runs.
   virtual void reset() = 0;
+
+  /// What the transport does not know, in a section `index`. While no handler runs.
+  virtual void save(SnapshotWriter& writer, unsigned index) = 0;
+  /// As it was saved, to a driver that has read `config`, which is as long as config(). Where
+  /// config() is another one thereafter, the driver is told. The section and `config` may be
+  /// anybody's; an error leaves the device as it was.
+  virtual Result<> restore(SnapshotReader& reader, unsigned index,
+                           std::span<const std::byte> config) = 0;
 };
 
 }  // namespace vireo

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 
+#include <fmt/core.h>
+
+#include "devices/virtio/transport_state.h"
 #include "devices/virtio/uapi.h"
 #include "src/base/endian.h"
 
@@ -36,6 +39,41 @@ void MmioTransport::power_cycle() {
   driver_features_page_ = 0;
   queue_ = 0;
   interrupt_status_ = 0;
+}
+
+void MmioTransport::save(SnapshotWriter& writer, unsigned index) {
+  writer.add(index, VirtioMmioState{.device_features_page = device_features_page_,
+                                    .driver_features_page = driver_features_page_,
+                                    .queue = queue_,
+                                    .interrupt_status = interrupt_status_});
+  core_->save(writer, index);
+}
+
+Result<> MmioTransport::restore(SnapshotReader& reader, unsigned index) {
+  if (Result<> restored = restore_registers(reader, index); !restored) {
+    power_cycle();
+    return restored;
+  }
+  if (interrupt_status_ != 0) {
+    // One that the host had not delivered when the controllers were saved is in neither of them.
+    line_.raise();
+  }
+  return {};
+}
+
+Result<> MmioTransport::restore_registers(SnapshotReader& reader, unsigned index) {
+  TRY_ASSIGN(const VirtioMmioState state, reader.take<VirtioMmioState>(index));
+  constexpr std::uint32_t kCauses = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
+  if ((state.interrupt_status & ~kCauses) != 0) {
+    return bad_section<VirtioMmioState>(
+        index, fmt::format("has an interrupt status of {:#x}", state.interrupt_status));
+  }
+  TRY(core_->restore(reader, index));
+  device_features_page_ = state.device_features_page;
+  driver_features_page_ = state.driver_features_page;
+  queue_ = state.queue;
+  interrupt_status_ |= state.interrupt_status;
+  return {};
 }
 
 // §4.2.2.2: the driver uses 32-bit accesses, but for the configuration space. Others find nothing.

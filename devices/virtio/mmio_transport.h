@@ -29,8 +29,10 @@ class MmioTransport final : public BusDevice, VirtioInterrupts {
   void write(std::uint64_t offset, std::span<const std::byte> data) override;
 
   VirtioTransport& core() { return *core_; }
-  /// As VirtioTransport::power_cycle().
+  // As those of VirtioTransport.
   void power_cycle();
+  void save(SnapshotWriter& writer, unsigned index);
+  Result<> restore(SnapshotReader& reader, unsigned index);
 
  private:
   explicit MmioTransport(Interrupt& line) : line_(line) {}
@@ -43,6 +45,8 @@ class MmioTransport final : public BusDevice, VirtioInterrupts {
   void raise_queue(unsigned index) override;
   void raise_config() override;
   void raise(std::uint32_t cause);
+
+  Result<> restore_registers(SnapshotReader& reader, unsigned index);
 
   Interrupt& line_;
   std::unique_ptr<VirtioTransport> core_;

@@ -6,6 +6,9 @@
 
 #include <linux/pci_regs.h>
 
+#include <fmt/core.h>
+
+#include "devices/virtio/transport_state.h"
 #include "devices/virtio/uapi.h"
 #include "src/base/endian.h"
 
@@ -336,6 +339,57 @@ void PciTransport::power_cycle() {
   device_features_page_ = 0;
   driver_features_page_ = 0;
   queue_ = 0;
+}
+
+void PciTransport::save(SnapshotWriter& writer, unsigned slot) {
+  VirtioPciState state = {.device_features_page = device_features_page_,
+                          .driver_features_page = driver_features_page_,
+                          .queue = queue_,
+                          .config_vector = {config_vector_},
+                          .queue_vectors = {},
+                          .isr = isr_};
+  for (const std::atomic<std::uint16_t>& vector : queue_vectors_) {
+    state.queue_vectors.push_back({vector});
+  }
+  writer.add(slot, std::move(state));
+  core_->save(writer, slot);
+}
+
+Result<> PciTransport::restore(SnapshotReader& reader, unsigned slot) {
+  Result<> restored = restore_registers(reader, slot);
+  if (!restored) {
+    power_cycle();
+  }
+  return restored;
+}
+
+Result<> PciTransport::restore_registers(SnapshotReader& reader, unsigned slot) {
+  TRY_ASSIGN(const VirtioPciState state, reader.take<VirtioPciState>(slot));
+  if (state.queue_vectors.size() != queue_vectors_.size()) {
+    return bad_section<VirtioPciState>(
+        slot, fmt::format("has vectors for {} queues, and the device here {}",
+                          state.queue_vectors.size(), queue_vectors_.size()));
+  }
+  const auto cannot_be = [this](VirtioPciState::Vector vector) {
+    return vector_or_none(vector.number) != vector.number;
+  };
+  if (cannot_be(state.config_vector) || std::ranges::any_of(state.queue_vectors, cannot_be)) {
+    return bad_section<VirtioPciState>(slot, "has a vector beyond those of the function");
+  }
+  constexpr unsigned kCauses = kIsrQueue | VIRTIO_PCI_ISR_CONFIG;
+  if ((state.isr & ~kCauses) != 0) {
+    return bad_section<VirtioPciState>(slot, fmt::format("has an ISR status of {:#x}", state.isr));
+  }
+  config_vector_ = state.config_vector.number;  // by which the driver may be told at once
+  TRY(core_->restore(reader, slot));
+  for (std::size_t i = 0; i < queue_vectors_.size(); ++i) {
+    queue_vectors_[i] = state.queue_vectors[i].number;
+  }
+  device_features_page_ = state.device_features_page;
+  driver_features_page_ = state.driver_features_page;
+  queue_ = state.queue;
+  isr_ |= state.isr;
+  return {};
 }
 
 void PciTransport::write_common_16(std::uint64_t offset, std::uint16_t value) {

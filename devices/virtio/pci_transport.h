@@ -48,8 +48,11 @@ class PciTransport final : public BusDevice, VirtioInterrupts {
   /// For a slot of the bus.
   PciFunction& function() { return function_; }
   VirtioTransport& core() { return *core_; }
-  /// As VirtioTransport::power_cycle(); the function's is the bus's to do.
+  // As those of VirtioTransport; the function's are the bus's to do, and its restore() comes
+  // before.
   void power_cycle();
+  void save(SnapshotWriter& writer, unsigned slot);
+  Result<> restore(SnapshotReader& reader, unsigned slot);
 
  private:
   /// §4.1.4.9: a word of the configuration space that is a window to the BAR, offset and length
@@ -83,6 +86,7 @@ class PciTransport final : public BusDevice, VirtioInterrupts {
   void write_common_16(std::uint64_t offset, std::uint16_t value);
   void write_common_32(std::uint64_t offset, std::uint32_t value);
   std::uint16_t vector_or_none(std::uint16_t vector) const;
+  Result<> restore_registers(SnapshotReader& reader, unsigned slot);
 
   // VirtioInterrupts.
   void raise_queue(unsigned index) override;

@@ -80,7 +80,7 @@ T copy_at(std::span<const std::byte> bytes, std::size_t index) {
 }  // namespace
 
 std::unique_ptr<Queue> Queue::create(const QueueConfig& config, std::uint64_t features,
-                                     const GuestMemory& memory, QueueIndices indices) {
+                                     const GuestMemory& memory, QueueState state) {
   const std::uint64_t size = config.size;
   if (!std::has_single_bit(size) || size > config.max_size ||
       config.desc_table.value() % VRING_DESC_ALIGN_SIZE != 0 ||
@@ -113,12 +113,19 @@ std::unique_ptr<Queue> Queue::create(const QueueConfig& config, std::uint64_t fe
   queue->used_flags_ = word(config.used_ring, 0);
   queue->used_idx_ = word(config.used_ring, kIndexOffset);
   queue->avail_event_ = word(config.used_ring, used_event_offset);
-  queue->next_avail_ = indices.next_avail;
-  queue->avail_seen_ = indices.next_avail;
-  queue->next_used_ = indices.next_used;
-  queue->signalled_used_ = indices.next_used;
+  queue->next_avail_ = state.next_avail;
+  queue->avail_seen_ = state.next_avail;
+  queue->next_used_ = state.next_used;
+  queue->signalled_used_ = state.next_used;
+  queue->broken_ = state.broken;
   queue->out_.resize(size);
   return queue;
+}
+
+QueueState Queue::state() const {
+  // Whoever goes on from here owes the driver neither a chain nor an interrupt.
+  CHECK(outstanding_ == 0 && signalled_used_ == next_used_);
+  return {.next_avail = next_avail_, .next_used = next_used_, .broken = broken_};
 }
 
 std::optional<DescriptorChain> Queue::pop() {

@@ -29,6 +29,7 @@ struct QueueConfig {
   GuestAddress desc_table;
   GuestAddress avail_ring;  ///< the driver area
   GuestAddress used_ring;   ///< the device area
+  void fields(auto& ar) { ar(max_size, size, ready, desc_table, avail_ring, used_ring); }
 };
 
 // Transports have each address as two registers of 32 bits.
@@ -45,10 +46,12 @@ constexpr GuestAddress with_high_half(GuestAddress address, std::uint32_t high) 
   return GuestAddress(std::uint64_t{high} << 32 | low_half(address));
 }
 
-/// What a queue knows beside its registers: free-running counts of descriptor chains.
-struct QueueIndices {
-  std::uint16_t next_avail = 0;  ///< the entry of the avail ring that is popped next
-  std::uint16_t next_used = 0;   ///< the entry of the used ring that is pushed next
+/// What a queue knows beside its registers, while no chain of it is out.
+struct QueueState {
+  std::uint16_t next_avail = 0;  ///< the entry of the avail ring that is popped next, counted on
+  std::uint16_t next_used = 0;   ///< the entry of the used ring that is pushed next, counted on
+  bool broken = false;           ///< see Queue::broken()
+  void fields(auto& ar) { ar(next_avail, next_used, broken); }
 };
 
 /// The live ring. Owned by its transport, used on its reactor's thread only; guest memory outlives
@@ -58,7 +61,7 @@ class Queue {
   /// nullptr where the driver programmed what no queue can be: a size that is no power of two or
   /// above the maximum, a ring that is misaligned or not all in memory.
   static std::unique_ptr<Queue> create(const QueueConfig& config, std::uint64_t features,
-                                       const GuestMemory& memory, QueueIndices indices = {});
+                                       const GuestMemory& memory, QueueState state = {});
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   ~Queue() { CHECK(outstanding_ == 0); }
@@ -91,7 +94,8 @@ class Queue {
   /// Malformed chains so far.
   std::uint64_t refused() const { return refused_; }
   std::uint16_t size() const { return size_; }
-  QueueIndices indices() const { return {.next_avail = next_avail_, .next_used = next_used_}; }
+  /// While outstanding() is 0, and everything is published.
+  QueueState state() const;
 
  private:
   Queue() = default;

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/core.h>
+
+#include "devices/virtio/transport_state.h"
 #include "devices/virtio/uapi.h"
 
 namespace vireo {
@@ -39,8 +42,8 @@ VirtioTransport::VirtioTransport(const Context& context)
     : device_(context.device),
       memory_(context.memory),
       interrupts_(context.interrupts),
-      device_features_(context.device.features() | kRingFeatures),
-      first_reactor_(*context.reactors.front()) {
+      first_reactor_(*context.reactors.front()),
+      device_features_(context.device.features() | kRingFeatures) {
   activate_call_.bind<VirtioTransport, &VirtioTransport::begin_activate>(this);
   reset_call_.bind<VirtioTransport, &VirtioTransport::begin_reset>(this);
   all_acknowledged_task_.bind<VirtioTransport, &VirtioTransport::all_acknowledged>(this);
@@ -67,6 +70,7 @@ VirtioTransport::VirtioTransport(const Context& context)
 // ---------------------------------------------------------------------------------------
 
 std::uint32_t VirtioTransport::device_features(std::uint32_t page) const {
+  const std::scoped_lock lock(mutex_);
   return page_of(device_features_, page);
 }
 
@@ -192,6 +196,95 @@ void VirtioTransport::power_cycle() {
     device_.reset();
   }
   forget_driver();
+}
+
+// Snapshots
+// --------------------------------------------------------------------------------------
+
+void VirtioTransport::save(SnapshotWriter& writer, unsigned index) {
+  const std::scoped_lock lock(mutex_);
+  CHECK(!in_transition_);
+  VirtioState state = {.device_type = device_.type(),
+                       .device_features = device_features_,
+                       .driver_features = driver_features_,
+                       .status = status_,
+                       .active = active_,
+                       .config_generation = config_generation_,
+                       .config = config_,
+                       .queues = {}};
+  for (const auto& slot : queues_) {
+    state.queues.push_back(
+        {.config = slot->config, .state = slot->queue ? slot->queue->state() : QueueState{}});
+  }
+  writer.add(index, std::move(state));
+  device_.save(writer, index);
+}
+
+Result<> VirtioTransport::restore(SnapshotReader& reader, unsigned index) {
+  if (Result<> restored = restore_driver(reader, index); !restored) {
+    power_cycle();
+    return restored;
+  }
+  // What the driver had last read may not be so any more.
+  const std::span<const std::byte> config = device_.config();
+  if (!std::ranges::equal(config, config_)) {
+    publish_config(config);
+  }
+  return {};
+}
+
+Result<> VirtioTransport::restore_driver(SnapshotReader& reader, unsigned index) {
+  TRY_ASSIGN(const VirtioState state, reader.take<VirtioState>(index));
+  const std::uint64_t offered = device_.features() | kRingFeatures;
+  if (state.device_type != device_.type() || state.queues.size() != queues_.size() ||
+      state.config.size() != device_.config().size()) {
+    return bad_section<VirtioState>(
+        index, fmt::format("is of a device of type {} with {} queues and a configuration space of "
+                           "{} bytes, and here is one of type {} with {} and {}",
+                           state.device_type, state.queues.size(), state.config.size(),
+                           device_.type(), queues_.size(), device_.config().size()));
+  }
+  if ((state.device_features & ~offered) != 0) {
+    return bad_section<VirtioState>(
+        index, fmt::format("offers features {:#x}, which the device here has not",
+                           state.device_features & ~offered));
+  }
+  if (!has_possible_status(state)) {
+    return bad_section<VirtioState>(
+        index, fmt::format("has a status of {:#x} that no driver comes to", state.status));
+  }
+  const std::scoped_lock lock(mutex_);
+  for (std::size_t i = 0; i < queues_.size(); ++i) {
+    const auto& [config, ring] = state.queues[i];
+    Slot& slot = *queues_[i];
+    if (config.max_size == 0 || config.max_size > slot.config.max_size) {
+      return bad_section<VirtioState>(
+          index, fmt::format("has a queue of up to {} entries, and the device here {}",
+                             config.max_size, slot.config.max_size));
+    }
+    if (state.active && config.ready) {
+      slot.queue = Queue::create(config, state.driver_features, memory_, ring);
+      slot.context.queue = slot.queue.get();
+      if (slot.queue == nullptr) {
+        return bad_section<VirtioState>(index, fmt::format("has queue {} as no queue can be", i));
+      }
+    }
+  }
+  TRY(device_.restore(reader, index, state.config));
+  // Nothing fails from here on.
+  for (std::size_t i = 0; i < queues_.size(); ++i) {
+    queues_[i]->config = state.queues[i].config;
+  }
+  device_features_ = state.device_features;
+  driver_features_ = state.driver_features;
+  status_ = state.status;
+  config_generation_ = state.config_generation;
+  config_ = state.config;
+  active_ = state.active;
+  if (active_) {
+    device_.activate(driver_features_);
+  }
+  return {};
 }
 
 // Starting and stopping the queues, each on its own reactor

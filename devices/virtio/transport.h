@@ -22,6 +22,7 @@
 #include "src/base/log.h"
 #include "src/io/reactor.h"
 #include "src/memory/guest_memory.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -88,6 +89,11 @@ class VirtioTransport final : public VirtioHost {
 
   /// The device as after create(): the whole machine is reset. While quiet, and no vCPU runs.
   void power_cycle();
+  /// What driver and device have made of it, in the sections `index`. As power_cycle().
+  void save(SnapshotWriter& writer, unsigned index);
+  /// As it was saved, and quiet: resume() follows. The guest's memory and its interrupt controllers
+  /// are as they were saved already. As after power_cycle() where it fails. As power_cycle().
+  Result<> restore(SnapshotReader& reader, unsigned index);
 
   // VirtioHost.
   void publish_config(std::span<const std::byte> image) override;
@@ -113,6 +119,7 @@ class VirtioTransport final : public VirtioHost {
 
   explicit VirtioTransport(const Context& context);
 
+  Result<> restore_driver(SnapshotReader& reader, unsigned index);
   void activate(std::unique_lock<std::mutex>& lock);
   void reset(std::unique_lock<std::mutex>& lock);
   void forget_driver();
@@ -129,10 +136,10 @@ class VirtioTransport final : public VirtioHost {
   VirtioDevice& device_;
   GuestMemory& memory_;
   VirtioInterrupts& interrupts_;
-  const std::uint64_t device_features_;
   Reactor& first_reactor_;
 
   mutable std::mutex mutex_;
+  std::uint64_t device_features_;
   std::uint64_t driver_features_ = 0;
   std::uint8_t status_ = 0;
   bool active_ = false;         // the handlers have the queues

@@ -31,11 +31,27 @@ std::unique_ptr<OverlayDisk> open_overlay_disk(const std::string& base_path,
 /// A machine whose disk is an overlay; as often as wanted over the same files.
 struct OverlayMachine {
   OverlayMachine(const std::string& base, const std::string& path) {
+    open(base, path);
+    driver->begin(kEventIdx | kFlushFeature | kTrimFeatures);
+    blk = std::make_unique<BlockDriver>(guest, *driver);
+  }
+  void open(const std::string& base, const std::string& path) {
     auto owned = open_overlay_disk(base, path);
     disk = owned.get();
     device = std::make_unique<BlockDevice>(BlockDevice::Settings{.id = "over"}, std::move(owned));
     driver = std::make_unique<MmioDriver>(guest, *device);
-    driver->begin(kEventIdx | kFlushFeature | kTrimFeatures);
+  }
+  /// Saves it, and goes on with the files opened anew.
+  void go_on_elsewhere(const std::string& base, const std::string& path) {
+    driver->quiesce();
+    SnapshotWriter saved;
+    driver->save(saved);
+    VirtioDriver::Rings rings = driver->take_rings();
+    driver = nullptr;
+    device = nullptr;
+    open(base, path);
+    REQUIRE(driver->go_on(std::move(rings), saved.sections()));
+    driver->resume();
     blk = std::make_unique<BlockDriver>(guest, *driver);
   }
 
@@ -64,6 +80,18 @@ std::vector<std::byte> read_disk(OverlayMachine& m) {
     at += count;
   }
   return bytes;
+}
+
+TEST_CASE("overlay: goes on elsewhere with what was flushed") {
+  const Files files;
+  OverlayMachine m(files.base, files.overlay);
+  CHECK(m.blk->write(8, 4096) == VIRTIO_BLK_S_OK);
+  CHECK(m.blk->flush() == VIRTIO_BLK_S_OK);
+  const std::vector<std::byte> before = read_disk(m);
+  m.go_on_elsewhere(files.base, files.overlay);
+  CHECK(read_disk(m) == before);
+  CHECK(m.blk->write(24, 512) == VIRTIO_BLK_S_OK);
+  CHECK(m.blk->flush() == VIRTIO_BLK_S_OK);
 }
 
 TEST_CASE("block map: runs and changed pages") {

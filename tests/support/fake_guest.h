@@ -139,10 +139,26 @@ class VirtioDriver {
   virtual void notify(std::uint16_t index) = 0;
   /// A count of those that may be about queue `index`.
   virtual int interrupts(std::uint16_t index) = 0;
+  /// Where each of `count` queues is notified.
+  virtual void find_queues(std::uint16_t /*count*/) {}
   /// What the interrupts since the last call were for: VIRTIO_MMIO_INT_….
   virtual std::uint32_t acknowledge() = 0;
   virtual VirtioTransport& core() = 0;
+  // The transport, and what of the host bus there is with it.
+  virtual void save(SnapshotWriter& writer) = 0;
+  virtual Result<> restore(SnapshotReader& reader) = 0;
 
+  using Rings = std::vector<std::unique_ptr<FakeRing>>;
+  /// The driver is another one from now on.
+  Rings take_rings() { return std::exchange(rings_, {}); }
+  /// Is the driver of these rings, with a device as one that was saved.
+  Result<> go_on(Rings rings, std::span<const SnapshotSection> sections) {
+    rings_ = std::move(rings);
+    find_queues(static_cast<std::uint16_t>(rings_.size()));
+    TRY_ASSIGN(SnapshotReader reader, SnapshotReader::create(sections));
+    TRY(restore(reader));
+    return reader.finish();
+  }
   /// §3.1.1, up to DRIVER_OK, with all queues at their greatest size (at most `most`).
   void begin(std::uint64_t features, std::uint16_t most = 1024) {
     negotiate(features);
@@ -211,7 +227,7 @@ class VirtioDriver {
   static constexpr std::uint32_t kAlive = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 
   FakeGuest& guest_;
-  std::vector<std::unique_ptr<FakeRing>> rings_;
+  Rings rings_;
 };
 
 /// Over virtio-mmio.
@@ -273,11 +289,15 @@ class MmioDriver final : public VirtioDriver {
     return causes;
   }
   VirtioTransport& core() override { return transport_->core(); }
+  void save(SnapshotWriter& writer) override { transport_->save(writer, kIndex); }
+  Result<> restore(SnapshotReader& reader) override { return transport_->restore(reader, kIndex); }
 
   WaitableInterrupt& line() { return line_; }
   MmioTransport& transport() { return *transport_; }
 
  private:
+  static constexpr unsigned kIndex = 3;  // of its sections
+
   WaitableInterrupt line_;
   std::unique_ptr<MmioTransport> transport_;
 };

@@ -151,6 +151,16 @@ class PciDriver final : public VirtioDriver {
       REQUIRE(common<std::uint16_t>(VIRTIO_PCI_COMMON_Q_MSIX) == vector);
     }
     set_common<std::uint16_t>(VIRTIO_PCI_COMMON_Q_ENABLE, 1);
+    find_queue(index);
+  }
+  void find_queues(std::uint16_t count) override {
+    for (std::uint16_t index = 0; index < count; ++index) {
+      set_common(VIRTIO_PCI_COMMON_Q_SELECT, index);
+      find_queue(index);
+    }
+  }
+  /// The one that is selected.
+  void find_queue(std::uint16_t index) {
     const std::uint32_t multiplier =
         config_read<std::uint32_t>(find_capability(PCI_CAP_ID_VNDR, VIRTIO_PCI_CAP_NOTIFY_CFG) +
                                    std::uint64_t{VIRTIO_PCI_NOTIFY_CAP_MULT});
@@ -183,6 +193,14 @@ class PciDriver final : public VirtioDriver {
     return config_messages_ != before ? VIRTIO_MMIO_INT_CONFIG : 0;
   }
   VirtioTransport& core() override { return transport_->core(); }
+  void save(SnapshotWriter& writer) override {
+    root_.save(writer);
+    transport_->save(writer, kSlot);
+  }
+  Result<> restore(SnapshotReader& reader) override {
+    TRY(root_.restore(reader));
+    return transport_->restore(reader, kSlot);
+  }
 
   PciRoot& root() { return root_; }
   FakeMsiRouter& router() { return router_; }

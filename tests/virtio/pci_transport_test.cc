@@ -10,33 +10,12 @@
 #include "tests/support/catch.h"
 #include "tests/support/fake_guest.h"
 #include "tests/support/pci_driver.h"
+#include "tests/virtio/idle_device.h"
 
 namespace vireo {
 namespace {
 
 constexpr std::uint32_t kAlive = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-
-/// With a configuration space and two queues that nothing is done with.
-class IdleDevice final : public VirtioDevice {
- public:
-  std::uint32_t type() const override { return VIRTIO_ID_NET; }
-  std::uint64_t features() const override { return 0; }
-  std::span<const std::uint16_t> queue_max_sizes() const override { return kSizes; }
-  QueueHandler& queue_handler(unsigned index) override { return handlers_[index]; }
-  std::span<const std::byte> config() const override { return kConfig; }
-  void activate(std::uint64_t /*features*/) override {}
-  void reset() override {}
-
-  static constexpr std::array<std::byte, 6> kConfig = {std::byte{1}, std::byte{2}, std::byte{3},
-                                                       std::byte{4}, std::byte{5}, std::byte{6}};
-
- private:
-  struct Handler final : QueueHandler {
-    Served serve() override { return Served::kAll; }
-  };
-  static constexpr std::uint16_t kSizes[] = {64, 256};
-  std::array<Handler, 2> handlers_;
-};
 
 struct Fixture {
   FakeGuest guest{1};

@@ -319,7 +319,7 @@ TEST_CASE("queue: undo_pop puts the last chain back") {
   std::optional<DescriptorChain> chain = f->queue->pop();
   REQUIRE(chain);
   f->queue->undo_pop(std::move(*chain));
-  CHECK(f->queue->indices().next_avail == 0);
+  CHECK(f->queue->state().next_avail == 0);
   chain = f->queue->pop();
   REQUIRE(chain);
   CHECK(chain->head() == head);
@@ -340,7 +340,7 @@ TEST_CASE("queue: indices cross 65535") {
       CHECK(f->queue->needs_interrupt());
       CHECK(f->ring.take_used() == Used{head, 4});
     }
-    CHECK(f->queue->indices().next_avail == 14);
+    CHECK(f->queue->state().next_avail == 14);
   }
 }
 
