@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -33,6 +34,20 @@ struct FuzzHost {
   }
   FuzzHost(const FuzzHost&) = delete;
   FuzzHost& operator=(const FuzzHost&) = delete;
+
+  /// Begins something on the reactor's thread, and waits for its end.
+  void on_reactor(const std::function<void(Task& done)>& begin) const {
+    struct Asked {
+      void run() { (*begin)(done); }
+      void end() { call.finish(); }
+      const std::function<void(Task& done)>* begin;
+      Task done;
+      Call call;
+    } asked{.begin = &begin};
+    asked.done.bind<Asked, &Asked::end>(&asked);
+    asked.call.bind<Asked, &Asked::run>(&asked);
+    CHECK(reactor->call_and_wait(asked.call));
+  }
 
   Mapping room;
   std::unique_ptr<GuestMemory> memory;

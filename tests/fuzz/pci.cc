@@ -8,7 +8,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 
@@ -24,6 +23,7 @@
 #include "src/memory/guest_memory.h"
 #include "tests/fuzz/fuzz_host.h"
 #include "tests/fuzz/fuzz_input.h"
+#include "tests/fuzz/fuzz_pci.h"
 
 namespace vireo {
 namespace {
@@ -34,33 +34,6 @@ constexpr std::uint64_t kWindowSize = 0x40000;
 constexpr std::uint64_t kBarStep = 0x1000;
 constexpr std::array<unsigned, 2> kSlots = {1, 9};
 
-struct Router final : MsiRouter {
-  struct Vector final : Interrupt {
-    void raise() override {}
-  };
-  Result<std::unique_ptr<Interrupt>> create_vector(unsigned /*vector*/) override {
-    return std::make_unique<Vector>();
-  }
-  void route(unsigned vector, std::uint64_t address, std::uint32_t /*data*/,
-             bool /*masked*/) override {
-    CHECK(vector < 2 && address % 4 == 0);
-  }
-};
-
-struct Doorbells final : PciDoorbells {
-  Result<> attach(GuestAddress address, unsigned width, int fd) override {
-    CHECK(address.value() >= kWindow && address.value() + width <= kWindow + kWindowSize);
-    CHECK(attached.emplace(address, fd).second);
-    return {};
-  }
-  void detach(GuestAddress address, unsigned /*width*/, int fd) override {
-    const auto found = attached.find(address);
-    CHECK(found != attached.end() && found->second == fd);
-    attached.erase(found);
-  }
-  std::map<GuestAddress, int> attached;
-};
-
 class Board {
  public:
   explicit Board(FuzzHost& host) : host_(host) {
@@ -68,7 +41,7 @@ class Board {
     const std::array<Reactor*, 1> reactors = {host.reactor.get()};
     for (unsigned i = 0; i < kSlots.size(); ++i) {
       transports_[i] =
-          std::move(*PciTransport::create(devices_[i], *host.memory, reactors, router_));
+          std::move(*PciTransport::create(devices_[i], *host.memory, reactors, routers_[i]));
       CHECK(root_.add(kSlots[i], transports_[i]->function()));
     }
   }
@@ -104,8 +77,8 @@ class Board {
   }
 
   FuzzHost& host_;
-  Router router_;
-  Doorbells doorbells_;
+  std::array<FuzzMsiRouter, 2> routers_;
+  FuzzDoorbells doorbells_{kWindow, kWindowSize};
   std::array<RngDevice, 2> devices_;
   std::array<std::unique_ptr<PciTransport>, 2> transports_;
   PciRoot root_{*GuestRange::create(GuestAddress(kWindow), kWindowSize), doorbells_};
