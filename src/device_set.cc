@@ -94,11 +94,11 @@ Result<> DeviceSet::create_virtio(const Config& config, std::vector<OpenDisk> di
   }
 
   if (over_pci(config)) {
-    doorbells_ = std::make_unique<KvmDoorbells>(context_.vm);
+    pci_host_ = std::make_unique<KvmPciHost>(context_.vm);
     pci_root_ = std::make_unique<PciRoot>(
         *GuestRange::create(layout::kPciMmio32,
                             layout::kPciEcam.value() - layout::kPciMmio32.value()),
-        *doorbells_);
+        *pci_host_);
     mmio_.add(layout::kPciMmio32.value(), layout::kPciEcam.value() - layout::kPciMmio32.value(),
               pci_root_->mmio(), "pci");
     mmio_.add(layout::kPciEcam.value(), PciRoot::kEcamSize, pci_root_->ecam(), "pci-config");

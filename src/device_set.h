@@ -134,7 +134,7 @@ class DeviceSet {
   std::unique_ptr<MarkPort> mark_port_;
   std::unique_ptr<AcpiPm> acpi_pm_;
   std::unique_ptr<BootTimer> boot_timer_;
-  std::unique_ptr<KvmDoorbells> doorbells_;
+  std::unique_ptr<KvmPciHost> pci_host_;
   std::unique_ptr<PciRoot> pci_root_;  // none where all devices are reached by MMIO
   std::vector<std::unique_ptr<VirtioSlot>> virtio_;
   std::size_t next_io_reactor_ = 0;

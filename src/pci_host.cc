@@ -22,12 +22,20 @@ void KvmMsiRouter::route(unsigned vector, std::uint64_t address, std::uint32_t d
   }
 }
 
-Result<> KvmDoorbells::attach(GuestAddress address, unsigned width, int fd) {
+Result<> KvmPciHost::attach_doorbell(GuestAddress address, unsigned width, int fd) {
   return vm_.add_ioeventfd(address, width, std::nullopt, fd);
 }
 
-void KvmDoorbells::detach(GuestAddress address, unsigned width, int fd) {
+void KvmPciHost::detach_doorbell(GuestAddress address, unsigned width, int fd) {
   CHECK(vm_.remove_ioeventfd(address, width, std::nullopt, fd));
+}
+
+Result<> KvmPciHost::map(GuestAddress address, std::span<std::byte> memory) {
+  return vm_.map(address, memory);
+}
+
+void KvmPciHost::unmap(GuestAddress address, std::span<std::byte> /*memory*/) {
+  CHECK(vm_.unmap(address));
 }
 
 }  // namespace vireo

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the PCI bus needs of KVM: message-signalled interrupts by irqfd, and doorbells by ioeventfd.
+// What the PCI bus needs of KVM: message-signalled interrupts by irqfd, doorbells by ioeventfd, and
+// memory slots.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "devices/pci/msix.h"
@@ -27,11 +29,13 @@ class KvmMsiRouter final : public MsiRouter {
 };
 
 /// `vm` outlives it.
-class KvmDoorbells final : public PciDoorbells {
+class KvmPciHost final : public PciHost {
  public:
-  explicit KvmDoorbells(KvmVm& vm) : vm_(vm) {}
-  Result<> attach(GuestAddress address, unsigned width, int fd) override;
-  void detach(GuestAddress address, unsigned width, int fd) override;
+  explicit KvmPciHost(KvmVm& vm) : vm_(vm) {}
+  Result<> attach_doorbell(GuestAddress address, unsigned width, int fd) override;
+  void detach_doorbell(GuestAddress address, unsigned width, int fd) override;
+  Result<> map(GuestAddress address, std::span<std::byte> memory) override;
+  void unmap(GuestAddress address, std::span<std::byte> memory) override;
 
  private:
   KvmVm& vm_;

@@ -14,6 +14,7 @@ namespace vireo {
 namespace {
 
 constexpr unsigned kWord = 4;
+constexpr std::uint64_t kPageSize = 4096;
 
 constexpr unsigned bar_offset(unsigned index) {
   return PCI_BASE_ADDRESS_0 + kWord * index;
@@ -67,10 +68,22 @@ PciFunction::PciFunction(const Identity& identity) {
 }
 
 void PciFunction::add_bar(unsigned index, std::uint64_t size, BusDevice& device) {
+  add_bar(index, {.size = size, .device = &device, .memory = {}}, 0);
+}
+
+void PciFunction::add_memory_bar(unsigned index, std::span<std::byte> memory) {
+  CHECK(memory.size() >= kPageSize &&
+        reinterpret_cast<std::uintptr_t>(memory.data()) % kPageSize == 0);
+  add_bar(index, {.size = memory.size(), .device = nullptr, .memory = memory},
+          PCI_BASE_ADDRESS_MEM_PREFETCH);
+}
+
+void PciFunction::add_bar(unsigned index, const Bar& bar, std::uint32_t flags) {
   CHECK(index + 1 < bars_.size() && bars_[index].size == 0 && bars_[index + 1].size == 0);
+  const std::uint64_t size = bar.size;
   CHECK(std::has_single_bit(size) && size > ~PCI_BASE_ADDRESS_MEM_MASK);
-  bars_[index] = {.size = size, .device = &device};
-  set(bar_offset(index), std::uint32_t{PCI_BASE_ADDRESS_MEM_TYPE_64});
+  bars_[index] = bar;
+  set(bar_offset(index), PCI_BASE_ADDRESS_MEM_TYPE_64 | flags);
   // §6.2.5.1: bits of the address below the size are zeros that cannot be written. Who writes all
   // ones therefore reads the size back.
   const auto mask = std::bit_cast<std::array<std::byte, 8>>(le64(~(size - 1)));

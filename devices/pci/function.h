@@ -45,7 +45,9 @@ class PciFunction {
   };
   struct Bar {
     std::uint64_t size = 0;  ///< 0: none, or the upper word of the one before
+    // What it is: something that answers to accesses, or memory.
     BusDevice* device = nullptr;
+    std::span<std::byte> memory;
   };
   /// A place in a BAR where a write does no more than count up an eventfd.
   struct Doorbell {
@@ -64,6 +66,8 @@ class PciFunction {
   /// A 64-bit memory BAR of `size` bytes, a power of two, in the words `index` and `index` + 1;
   /// its accesses go to `device`, which outlives the function.
   void add_bar(unsigned index, std::uint64_t size, BusDevice& device);
+  /// The same, prefetchable, that is the host's `memory`: a power of two of bytes, from a page on.
+  void add_memory_bar(unsigned index, std::span<std::byte> memory);
   /// `body` is the capability from behind its header on, and `writable` has the bits of it that
   /// the guest may write; returns where the header is.
   unsigned add_capability(std::uint8_t id, std::span<const std::byte> body,
@@ -99,6 +103,7 @@ class PciFunction {
   std::span<const Doorbell> doorbells() const { return doorbells_; }
 
  private:
+  void add_bar(unsigned index, const Bar& bar, std::uint32_t flags);
   template <typename T>
   void set(unsigned offset, T value);
   template <typename T>

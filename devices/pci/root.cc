@@ -27,9 +27,9 @@ constexpr std::uint64_t kRegisterMask = 0xfff;
 
 }  // namespace
 
-PciRoot::PciRoot(GuestRange window, PciDoorbells& doorbells)
+PciRoot::PciRoot(GuestRange window, PciHost& host)
     : window_(window),
-      doorbells_(doorbells),
+      host_(host),
       host_bridge_({.vendor = PCI_VENDOR_ID_REDHAT,
                     .device = kGenericHostBridge,
                     .class_code = PCI_CLASS_BRIDGE_HOST}),
@@ -60,6 +60,11 @@ Result<> PciRoot::add(unsigned slot, PciFunction& function) {
   slots_[slot] = &function;
   for (const PciFunction::Doorbell& doorbell : function.doorbells()) {
     bells_.push_back({.function = &function, .doorbell = doorbell});
+  }
+  for (unsigned index = 0; index < PCI_STD_NUM_BARS; ++index) {
+    if (!function.bar(index).memory.empty()) {
+      memories_.push_back({.function = &function, .bar = index});
+    }
   }
   return {};
 }
@@ -157,10 +162,16 @@ const PciRoot::Mapped* PciRoot::find(std::uint64_t address, std::uint64_t size) 
   return found == mapped_.end() ? nullptr : &*found;
 }
 
-/// After any change of the BARs: what answers where, and where the doorbells hang. Whoever comes
-/// last here sees what all have written.
+/// After any change of the BARs: what answers where. Whoever comes last here sees what all have
+/// written.
 void PciRoot::update() {
   const std::scoped_lock lock(mutex_);
+  find_bars();
+  move_doorbells();
+  move_memory();
+}
+
+void PciRoot::find_bars() {
   mapped_.clear();
   for (const PciFunction* const function : slots_) {
     for (unsigned index = 0; function != nullptr && index < PCI_STD_NUM_BARS; ++index) {
@@ -173,17 +184,21 @@ void PciRoot::update() {
       }
     }
   }
+}
+
+void PciRoot::move_doorbells() {
   // All are off before one is hung anew: two that change places are never both at one address.
   for (Bell& bell : bells_) {
     if (bell.attached && bell.attached != wanted_address(bell)) {
-      doorbells_.detach(*bell.attached, bell.doorbell.width, bell.doorbell.fd);
+      host_.detach_doorbell(*bell.attached, bell.doorbell.width, bell.doorbell.fd);
       bell.attached.reset();
     }
   }
   for (Bell& bell : bells_) {
     const std::optional<GuestAddress> wanted = wanted_address(bell);
     if (wanted && !bell.attached) {
-      if (const Result<> done = doorbells_.attach(*wanted, bell.doorbell.width, bell.doorbell.fd)) {
+      if (const Result<> done =
+              host_.attach_doorbell(*wanted, bell.doorbell.width, bell.doorbell.fd)) {
         bell.attached = wanted;
       } else {
         // The slow way, through the BAR, is still there.
@@ -193,17 +208,56 @@ void PciRoot::update() {
   }
 }
 
+void PciRoot::move_memory() {
+  for (Memory& memory : memories_) {
+    if (memory.mapped && memory.mapped != wanted_address(memory)) {
+      host_.unmap(*memory.mapped, memory.function->bar(memory.bar).memory);
+      memory.mapped.reset();
+    }
+  }
+  for (Memory& memory : memories_) {
+    const std::optional<GuestAddress> wanted = wanted_address(memory);
+    if (wanted && !memory.mapped) {
+      if (const Result<> done = host_.map(*wanted, memory.function->bar(memory.bar).memory)) {
+        memory.mapped = wanted;
+      } else {
+        log_guest(log_limiter_, "pci", "a BAR's memory is not there: {}", done.error().message());
+      }
+    }
+  }
+}
+
+/// None where it does not answer.
+const PciRoot::Mapped* PciRoot::find_bar(const PciFunction& function, unsigned bar) const {
+  const auto found = std::ranges::find_if(mapped_, [&function, bar](const Mapped& mapped) {
+    return mapped.function == &function && mapped.bar == bar;
+  });
+  return found == mapped_.end() ? nullptr : &*found;
+}
+
 /// Where a write reaches this doorbell, and not the BAR of a lower slot.
 std::optional<GuestAddress> PciRoot::wanted_address(const Bell& bell) const {
-  const auto own = std::ranges::find_if(mapped_, [&bell](const Mapped& bar) {
-    return bar.function == bell.function && bar.bar == bell.doorbell.bar;
-  });
-  if (own == mapped_.end()) {
+  const Mapped* const own = find_bar(*bell.function, bell.doorbell.bar);
+  if (own == nullptr) {
     return std::nullopt;
   }
   const std::uint64_t address = own->address + bell.doorbell.offset;
-  return find(address, bell.doorbell.width) == &*own ? std::optional(GuestAddress(address))
-                                                     : std::nullopt;
+  return find(address, bell.doorbell.width) == own ? std::optional(GuestAddress(address))
+                                                   : std::nullopt;
+}
+
+/// Where it hides nothing of a lower slot.
+std::optional<GuestAddress> PciRoot::wanted_address(const Memory& memory) const {
+  const Mapped* const own = find_bar(*memory.function, memory.bar);
+  if (own == nullptr) {
+    return std::nullopt;
+  }
+  const bool hides =
+      std::ranges::any_of(std::span(mapped_.data(), own), [own](const Mapped& lower) {
+        return lower.address < own->address + own->size &&
+               own->address < lower.address + lower.size;
+      });
+  return hides ? std::nullopt : std::optional(GuestAddress(own->address));
 }
 
 }  // namespace vireo

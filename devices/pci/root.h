@@ -4,7 +4,7 @@
 // The machine puts two entries on its Bus, which stays frozen: ecam(), the configuration spaces
 // (PCI Express 4.0 §7.2.2), and mmio(), the whole window that BARs lie in. The guest moves BARs
 // about in it as it likes: where they overlap the lowest slot answers, and outside of the window
-// none does.
+// none does. A BAR that is memory is the guest's without the bus, while it overlaps no lower one.
 //
 //   ecam():  bit 19 … 15: slot     14 … 12: function, 0     11 … 0: register
 //
@@ -27,15 +27,19 @@
 
 namespace vireo {
 
-/// What lets a write to an address count up an eventfd without a way through the bus. Called from
-/// vCPU threads, one at a time.
-class PciDoorbells {
+/// What the host does at an address, with no way through the bus. Called from vCPU threads, one at
+/// a time.
+class PciHost {
  public:
-  virtual ~PciDoorbells() = default;
+  virtual ~PciHost() = default;
   /// Writes of `width` bytes at `address` count up `fd` from here on.
-  virtual Result<> attach(GuestAddress address, unsigned width, int fd) = 0;
-  /// What attach() has done with the same arguments ends.
-  virtual void detach(GuestAddress address, unsigned width, int fd) = 0;
+  virtual Result<> attach_doorbell(GuestAddress address, unsigned width, int fd) = 0;
+  /// What attach_doorbell() has done with the same arguments ends.
+  virtual void detach_doorbell(GuestAddress address, unsigned width, int fd) = 0;
+  /// The guest finds `memory`, which is whole pages, at `address` from here on.
+  virtual Result<> map(GuestAddress address, std::span<std::byte> memory) = 0;
+  /// What map() has done with the same arguments ends.
+  virtual void unmap(GuestAddress address, std::span<std::byte> memory) = 0;
 };
 
 class PciRoot {
@@ -43,8 +47,8 @@ class PciRoot {
   static constexpr unsigned kSlots = 32;
   static constexpr std::uint64_t kEcamSize = std::uint64_t{1} << 20;
 
-  /// BARs lie in `window`; `doorbells` outlives it.
-  PciRoot(GuestRange window, PciDoorbells& doorbells);
+  /// BARs lie in `window`; `host` outlives it.
+  PciRoot(GuestRange window, PciHost& host);
   PciRoot(const PciRoot&) = delete;
   PciRoot& operator=(const PciRoot&) = delete;
 
@@ -89,6 +93,12 @@ class PciRoot {
     BusDevice* device = nullptr;
     std::uint64_t offset = 0;
   };
+  /// A BAR that is memory.
+  struct Memory {
+    const PciFunction* function = nullptr;
+    unsigned bar = 0;
+    std::optional<GuestAddress> mapped;
+  };
   struct Bell {
     const PciFunction* function = nullptr;
     PciFunction::Doorbell doorbell;
@@ -98,11 +108,16 @@ class PciRoot {
   Result<> restore_functions(SnapshotReader& reader);
   const Mapped* find(std::uint64_t address, std::uint64_t size) const;
   Target target(std::uint64_t offset, std::uint64_t size);
+  const Mapped* find_bar(const PciFunction& function, unsigned bar) const;
   std::optional<GuestAddress> wanted_address(const Bell& bell) const;
+  std::optional<GuestAddress> wanted_address(const Memory& memory) const;
   void update();
+  void find_bars();
+  void move_doorbells();
+  void move_memory();
 
   const GuestRange window_;
-  PciDoorbells& doorbells_;
+  PciHost& host_;
   Ecam ecam_{*this};
   Mmio mmio_{*this};
   PciFunction host_bridge_;
@@ -112,6 +127,7 @@ class PciRoot {
   std::mutex mutex_;
   std::vector<Mapped> mapped_;  // by slot, then by BAR
   std::vector<Bell> bells_;
+  std::vector<Memory> memories_;
   LogLimiter log_limiter_;
 };
 

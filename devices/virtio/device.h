@@ -13,12 +13,20 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "devices/virtio/queue_handler.h"
 #include "src/snapshot/snapshot.h"
 
 namespace vireo {
+
+/// Host memory that the driver maps (§2.10), for as long as the device is there: a power of two of
+/// bytes, from a page on.
+struct SharedMemoryRegion {
+  std::uint8_t id = 0;
+  std::span<std::byte> host;
+};
 
 class VirtioDevice {
  public:
@@ -35,6 +43,7 @@ class VirtioDevice {
   /// The configuration space as the driver finds it from create() or restore() on; later images go
   /// to VirtioHost.
   virtual std::span<const std::byte> config() const { return {}; }
+  virtual std::optional<SharedMemoryRegion> shared_memory() const { return std::nullopt; }
 
   /// The driver has accepted `features` and is about to use its queues. While no handler runs.
   virtual void activate(std::uint64_t features) = 0;

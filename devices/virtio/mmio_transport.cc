@@ -16,16 +16,18 @@ namespace {
 constexpr std::uint32_t kMagic = 0x74726976;  // "virt"
 constexpr std::uint32_t kVersion = 2;
 constexpr std::uint32_t kVendor = 0x4f524956;  // "VIRO"
-/// §4.2.2: the length of a shared memory region that is not there.
-constexpr std::uint32_t kNoSharedMemory = 0xffffffff;
+/// §4.2.2: the length and address of a shared memory region that is not there.
+constexpr std::uint64_t kNoSharedMemory = ~std::uint64_t{0};
 
 }  // namespace
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device,
                                                              GuestMemory& memory,
                                                              std::span<Reactor* const> reactors,
-                                                             Interrupt& line) {
-  auto transport = std::unique_ptr<MmioTransport>(new MmioTransport(line));
+                                                             Interrupt& line,
+                                                             GuestAddress shared_memory) {
+  auto transport = std::unique_ptr<MmioTransport>(
+      new MmioTransport(line, device.shared_memory(), shared_memory));
   TRY_ASSIGN(
       transport->core_,
       VirtioTransport::create(
@@ -38,6 +40,7 @@ void MmioTransport::power_cycle() {
   device_features_page_ = 0;
   driver_features_page_ = 0;
   queue_ = 0;
+  shared_memory_id_ = 0;
   interrupt_status_ = 0;
 }
 
@@ -45,6 +48,7 @@ void MmioTransport::save(SnapshotWriter& writer, unsigned index) {
   writer.add(index, VirtioMmioState{.device_features_page = device_features_page_,
                                     .driver_features_page = driver_features_page_,
                                     .queue = queue_,
+                                    .shared_memory_id = shared_memory_id_,
                                     .interrupt_status = interrupt_status_});
   core_->save(writer, index);
 }
@@ -72,6 +76,7 @@ Result<> MmioTransport::restore_registers(SnapshotReader& reader, unsigned index
   device_features_page_ = state.device_features_page;
   driver_features_page_ = state.driver_features_page;
   queue_ = state.queue;
+  shared_memory_id_ = state.shared_memory_id;
   interrupt_status_ |= state.interrupt_status;
   return {};
 }
@@ -123,11 +128,27 @@ std::uint32_t MmioTransport::read_register(std::uint64_t offset) const {
     case VIRTIO_MMIO_SHM_LEN_HIGH:
     case VIRTIO_MMIO_SHM_BASE_LOW:
     case VIRTIO_MMIO_SHM_BASE_HIGH:
-      return kNoSharedMemory;
+      return read_shared_memory_register(offset);
     case VIRTIO_MMIO_CONFIG_GENERATION:
       return core_->config_generation();
     default:
       return 0;
+  }
+}
+
+std::uint32_t MmioTransport::read_shared_memory_register(std::uint64_t offset) const {
+  const bool present = shared_memory_ && shared_memory_->id == shared_memory_id_;
+  const std::uint64_t length = present ? shared_memory_->host.size() : kNoSharedMemory;
+  const std::uint64_t base = present ? shared_memory_at_.value() : kNoSharedMemory;
+  switch (offset) {
+    case VIRTIO_MMIO_SHM_LEN_LOW:
+      return static_cast<std::uint32_t>(length);
+    case VIRTIO_MMIO_SHM_LEN_HIGH:
+      return static_cast<std::uint32_t>(length >> 32);
+    case VIRTIO_MMIO_SHM_BASE_LOW:
+      return static_cast<std::uint32_t>(base);
+    default:
+      return static_cast<std::uint32_t>(base >> 32);
   }
 }
 
@@ -144,6 +165,9 @@ void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
       break;
     case VIRTIO_MMIO_QUEUE_SEL:
       queue_ = value;
+      break;
+    case VIRTIO_MMIO_SHM_SEL:
+      shared_memory_id_ = value;
       break;
     case VIRTIO_MMIO_QUEUE_NOTIFY:
       core_->notify(value);

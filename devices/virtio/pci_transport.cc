@@ -27,6 +27,7 @@ constexpr std::uint8_t kModernRevision = 1;
 
 constexpr unsigned kBar = 0;
 constexpr unsigned kMsixBar = 2;
+constexpr unsigned kSharedMemoryBar = 4;
 constexpr std::uint32_t kCommon = 0x0000;
 constexpr std::uint32_t kIsr = 0x1000;
 constexpr std::uint32_t kDeviceConfig = 0x2000;
@@ -124,17 +125,18 @@ PciTransport::PciTransport(const VirtioDevice& device)
 
 void PciTransport::build_function(const VirtioDevice& device) {
   function_.add_bar(kBar, kBarSize, *this);
-  add_capability(VIRTIO_PCI_CAP_COMMON_CFG, kCommon, sizeof(virtio_pci_common_cfg));
-  add_capability(VIRTIO_PCI_CAP_ISR_CFG, kIsr, 1);
+  add_capability(VIRTIO_PCI_CAP_COMMON_CFG,
+                 {.offset = kCommon, .length = sizeof(virtio_pci_common_cfg)});
+  add_capability(VIRTIO_PCI_CAP_ISR_CFG, {.offset = kIsr, .length = 1});
   if (const auto size = static_cast<std::uint32_t>(device.config().size()); size > 0) {
     CHECK(size <= kStructureMax);
-    add_capability(VIRTIO_PCI_CAP_DEVICE_CFG, kDeviceConfig, size);
+    add_capability(VIRTIO_PCI_CAP_DEVICE_CFG, {.offset = kDeviceConfig, .length = size});
   }
   const std::uint32_t notify_size = kNotifyOffMultiplier * core_->queue_count();
   CHECK(notify_size <= kStructureMax);
-  const auto multiplier =
-      std::bit_cast<std::array<std::byte, sizeof(le32)>>(le32(kNotifyOffMultiplier));
-  add_capability(VIRTIO_PCI_CAP_NOTIFY_CFG, kNotify, notify_size, multiplier);
+  const le32 multiplier = kNotifyOffMultiplier;
+  add_capability(VIRTIO_PCI_CAP_NOTIFY_CFG, {.offset = kNotify, .length = notify_size},
+                 std::as_bytes(std::span(&multiplier, 1)));
   for (unsigned index = 0; index < core_->queue_count(); ++index) {
     function_.add_doorbell({.bar = kBar,
                             .offset = kNotify + std::uint64_t{kNotifyOffMultiplier} * index,
@@ -142,20 +144,30 @@ void PciTransport::build_function(const VirtioDevice& device) {
                             .fd = core_->kick_fd(index)});
   }
   config_access_.capability =
-      add_capability(VIRTIO_PCI_CAP_PCI_CFG, 0, 0, std::array<std::byte, kCfgDataSize>{});
+      add_capability(VIRTIO_PCI_CAP_PCI_CFG, {}, std::array<std::byte, kCfgDataSize>{});
   function_.set_window(config_access_.capability + kCfgDataOffset, config_access_);
   function_.add_msix(kMsixBar, *msix_);
+  if (const std::optional<SharedMemoryRegion> region = device.shared_memory()) {
+    function_.add_memory_bar(kSharedMemoryBar, region->host);
+    const auto low = static_cast<std::uint32_t>(region->host.size());
+    // §4.1.4.7: behind the body, the upper halves of offset and length.
+    const std::array<le32, 2> high = {0, static_cast<std::uint32_t>(region->host.size() >> 32)};
+    add_capability(VIRTIO_PCI_CAP_SHARED_MEMORY_CFG,
+                   {.bar = kSharedMemoryBar, .id = region->id, .length = low},
+                   std::as_bytes(std::span(high)));
+  }
 }
 
 /// A vendor capability with `more` behind it; returns where it is.
-unsigned PciTransport::add_capability(std::uint8_t type, std::uint32_t offset, std::uint32_t length,
+unsigned PciTransport::add_capability(std::uint8_t type, const Structure& structure,
                                       std::span<const std::byte> more) {
   const CapabilityBody body = {
       .cap_len = static_cast<std::uint8_t>(kHeaderSize + sizeof(CapabilityBody) + more.size()),
       .cfg_type = type,
-      .bar = kBar,
-      .offset = offset,
-      .length = length};
+      .bar = structure.bar,
+      .id = structure.id,
+      .offset = structure.offset,
+      .length = structure.length};
   // §4.1.4.9: of the window the driver says where it leads.
   const CapabilityBody all = {.bar = 0xff, .offset = 0xffffffff, .length = 0xffffffff};
   const CapabilityBody writable = type == VIRTIO_PCI_CAP_PCI_CFG ? all : CapabilityBody{};
@@ -183,7 +195,7 @@ std::optional<PciTransport::ConfigAccess::Place> PciTransport::ConfigAccess::pla
     return std::nullopt;
   }
   const PciFunction::Bar& target = transport.function_.bar(bar);
-  if (target.size < length || offset > target.size - length) {
+  if (target.device == nullptr || target.size < length || offset > target.size - length) {
     return std::nullopt;
   }
   return Place{.device = target.device, .offset = offset, .length = length};

@@ -14,6 +14,8 @@
 //           0x4000  +--------------------------+
 //   BAR 2           | MSI-X: see pci/msix.h    |  a vector for each queue, one for changes
 //                   +--------------------------+
+//   BAR 4           | shared memory            |  VIRTIO_PCI_CAP_SHARED_MEMORY_CFG, where there is
+//                   +--------------------------+  some
 //
 // VIRTIO_PCI_CAP_PCI_CFG reaches the same from the configuration space. There is no interrupt pin:
 // a driver that has no MSI-X polls the ISR status.
@@ -73,7 +75,14 @@ class PciTransport final : public BusDevice, VirtioInterrupts {
 
   explicit PciTransport(const VirtioDevice& device);
   void build_function(const VirtioDevice& device);
-  unsigned add_capability(std::uint8_t type, std::uint32_t offset, std::uint32_t length,
+  /// Where a structure is.
+  struct Structure {
+    std::uint8_t bar = 0;
+    std::uint8_t id = 0;  // of several
+    std::uint32_t offset = 0;
+    std::uint32_t length = 0;
+  };
+  unsigned add_capability(std::uint8_t type, const Structure& structure,
                           std::span<const std::byte> more = {});
 
   std::uint32_t read_common(std::uint64_t offset, std::size_t width) const;

@@ -54,9 +54,12 @@ struct VirtioMmioState {
   std::uint32_t device_features_page = 0;
   std::uint32_t driver_features_page = 0;
   std::uint32_t queue = 0;
+  std::uint32_t shared_memory_id = 0;
   std::uint32_t interrupt_status = 0;
 
-  void fields(auto& ar) { ar(device_features_page, driver_features_page, queue, interrupt_status); }
+  void fields(auto& ar) {
+    ar(device_features_page, driver_features_page, queue, shared_memory_id, interrupt_status);
+  }
 };
 
 /// The same of virtio-pci.

@@ -100,19 +100,46 @@ Result<std::unique_ptr<KvmVm>> KvmVm::create(const std::string& device,
 }
 
 Result<> KvmVm::add_memory(const GuestMemory& memory) {
-  std::uint32_t slot = 0;
   for (const GuestMemory::Region& region : memory.regions()) {
-    const kvm_userspace_memory_region argument = {
-        .slot = slot++,
-        .flags = 0,
-        .guest_phys_addr = region.range.start().value(),
-        .memory_size = region.range.size(),
-        .userspace_addr = reinterpret_cast<std::uint64_t>(region.host.data()),
-    };
-    TRY(try_ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &argument,
-                  fmt::format("machine.memory: KVM refuses a slot of {} MiB at {:#x}",
-                              region.range.size() >> 20, region.range.start().value())));
+    TRY(set_slot(ram_slots_++, region.range.start(), region.host, "machine.memory"));
   }
+  return {};
+}
+
+Result<> KvmVm::map(GuestAddress address, std::span<std::byte> host) {
+  const std::scoped_lock lock(mapped_mutex_);
+  const auto free =
+      std::ranges::find_if_not(mapped_, [](const auto& slot) { return slot.has_value(); });
+  const auto number = static_cast<std::uint32_t>(free - mapped_.begin());
+  TRY(set_slot(ram_slots_ + number, address, host, "memory of a device"));
+  mapped_.resize(std::max<std::size_t>(mapped_.size(), number + 1));
+  mapped_[number] = address;
+  return {};
+}
+
+Result<> KvmVm::unmap(GuestAddress address) {
+  const std::scoped_lock lock(mapped_mutex_);
+  const auto found = std::ranges::find(mapped_, address);
+  CHECK(found != mapped_.end());
+  const auto number = static_cast<std::uint32_t>(found - mapped_.begin());
+  TRY(set_slot(ram_slots_ + number, address, {}, "memory of a device"));
+  found->reset();
+  return {};
+}
+
+/// None of a slot that is there: it goes.
+Result<> KvmVm::set_slot(std::uint32_t slot, GuestAddress address, std::span<std::byte> host,
+                         std::string_view what) {
+  const kvm_userspace_memory_region argument = {
+      .slot = slot,
+      .flags = 0,
+      .guest_phys_addr = address.value(),
+      .memory_size = host.size(),
+      .userspace_addr = reinterpret_cast<std::uint64_t>(host.data()),
+  };
+  TRY(try_ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &argument,
+                fmt::format("{}: KVM refuses a slot of {} KiB at {:#x}", what, host.size() >> 10,
+                            address.value())));
   return {};
 }
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/base/error.h"
@@ -37,6 +38,11 @@ class KvmVm {
 
   /// Registers every region of `memory`, which must outlive this object, as a memory slot.
   Result<> add_memory(const GuestMemory& memory);
+  /// Has the guest find `host`, whole pages that outlive this object or unmap(), at `address`,
+  /// where nothing else is. It is no guest memory: devices are not given buffers in it. Any thread.
+  Result<> map(GuestAddress address, std::span<std::byte> host);
+  /// Ends what map() has done at `address`. Any thread.
+  Result<> unmap(GuestAddress address);
 
   /// An edge on global system interrupt `gsi`, by KVM_IRQ_LINE; after the irqchip exists. The
   /// object must not outlive this one. For devices that interrupt rarely: an irqfd saves one system
@@ -81,11 +87,16 @@ class KvmVm {
  private:
   KvmVm() = default;
 
+  Result<> set_slot(std::uint32_t slot, GuestAddress address, std::span<std::byte> host,
+                    std::string_view what);
   Result<> change_ioeventfd(GuestAddress address, unsigned width,
                             std::optional<std::uint32_t> value, int fd, std::uint32_t flags);
 
   UniqueFd kvm_;
   UniqueFd vm_;
+  std::uint32_t ram_slots_ = 0;
+  std::mutex mapped_mutex_;
+  std::vector<std::optional<GuestAddress>> mapped_;  // by slot, behind those of RAM
   std::mutex routes_mutex_;
   std::vector<kvm_irq_routing_entry> routes_;  // the lines, then messages by their GSI
   std::uint32_t next_msi_gsi_ = 0;

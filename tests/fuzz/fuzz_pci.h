@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 
 #include "devices/pci/msix.h"
 #include "devices/pci/root.h"
@@ -28,20 +29,25 @@ struct FuzzMsiRouter final : MsiRouter {
 };
 
 /// One at an address, and within the window.
-struct FuzzDoorbells final : PciDoorbells {
-  FuzzDoorbells(std::uint64_t window_start, std::uint64_t window_size)
+struct FuzzPciHost final : PciHost {
+  FuzzPciHost(std::uint64_t window_start, std::uint64_t window_size)
       : start(window_start), size(window_size) {}
 
-  Result<> attach(GuestAddress address, unsigned width, int fd) override {
+  Result<> attach_doorbell(GuestAddress address, unsigned width, int fd) override {
     CHECK(address.value() >= start && address.value() + width <= start + size);
     CHECK(attached.emplace(address, fd).second);
     return {};
   }
-  void detach(GuestAddress address, unsigned /*width*/, int fd) override {
+  void detach_doorbell(GuestAddress address, unsigned /*width*/, int fd) override {
     const auto found = attached.find(address);
     CHECK(found != attached.end() && found->second == fd);
     attached.erase(found);
   }
+  Result<> map(GuestAddress /*address*/, std::span<std::byte> /*memory*/) override {
+    CHECK(false);  // no device here has any
+    return {};
+  }
+  void unmap(GuestAddress /*address*/, std::span<std::byte> /*memory*/) override { CHECK(false); }
   const std::uint64_t start;
   const std::uint64_t size;
   std::map<GuestAddress, int> attached;

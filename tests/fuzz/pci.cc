@@ -78,10 +78,10 @@ class Board {
 
   FuzzHost& host_;
   std::array<FuzzMsiRouter, 2> routers_;
-  FuzzDoorbells doorbells_{kWindow, kWindowSize};
+  FuzzPciHost pci_host_{kWindow, kWindowSize};
   std::array<RngDevice, 2> devices_;
   std::array<std::unique_ptr<PciTransport>, 2> transports_;
-  PciRoot root_{*GuestRange::create(GuestAddress(kWindow), kWindowSize), doorbells_};
+  PciRoot root_{*GuestRange::create(GuestAddress(kWindow), kWindowSize), pci_host_};
 };
 
 std::uint64_t Board::pick_config(FuzzInput& input, std::uint8_t what) {
@@ -190,10 +190,10 @@ void Board::check_doorbell(unsigned which) {
   const bool in_window =
       bar && *bar >= kWindow && *bar - kWindow <= kWindowSize - function.bar(0).size;
   const bool found = std::ranges::any_of(
-      doorbells_.attached, [&](const auto& attached) { return attached.second == doorbell.fd; });
+      pci_host_.attached, [&](const auto& attached) { return attached.second == doorbell.fd; });
   if (found) {
-    const auto there = doorbells_.attached.find(GuestAddress(bar.value_or(0) + doorbell.offset));
-    CHECK(in_window && there != doorbells_.attached.end() && there->second == doorbell.fd);
+    const auto there = pci_host_.attached.find(GuestAddress(bar.value_or(0) + doorbell.offset));
+    CHECK(in_window && there != pci_host_.attached.end() && there->second == doorbell.fd);
   }
   CHECK(found || which != 0 || !in_window);
 }

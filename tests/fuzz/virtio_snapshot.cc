@@ -113,11 +113,11 @@ class Machine {
   FuzzHost& host_;
   Line line_;
   FuzzMsiRouter router_;
-  FuzzDoorbells doorbells_{kWindow, kWindowSize};
+  FuzzPciHost pci_host_{kWindow, kWindowSize};
   std::unique_ptr<VirtioDevice> device_;
   std::unique_ptr<MmioTransport> mmio_;
   std::unique_ptr<PciTransport> pci_;
-  PciRoot root_{*GuestRange::create(GuestAddress(kWindow), kWindowSize), doorbells_};
+  PciRoot root_{*GuestRange::create(GuestAddress(kWindow), kWindowSize), pci_host_};
 };
 
 std::unique_ptr<VirtioDevice> Machine::make_device(Kind kind) {

@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <optional>
+#include <thread>
 #include <vector>
 
+#include <sys/mman.h>
+
+#include "src/base/fd.h"
 #include "src/kvm/uapi.h"
 #include "tests/support/catch.h"
 
@@ -77,6 +82,7 @@ struct Guest {
     REQUIRE(vm->add_memory(*memory).has_value());
     ports_bus.add(0x10, 2, ports, "test");
     ports_bus.freeze();
+    mmio_bus.freeze();
     REQUIRE(prepare_vcpu_signal().has_value());
     vcpu = std::move(*Vcpu::create(*vm, 0, 0,
                                    {.ports = ports_bus,
@@ -237,6 +243,46 @@ TEST_CASE("exit stats: a guest that touches everything costs no more than the ta
   }
   CHECK(count == 65536);
   CHECK(others > 60000);
+}
+
+TEST_CASE("vm: memory of a device is the guest's where it is mapped, and changes while it runs") {
+  // mov ax,0xffff; mov ds,ax; l: mov al,[0x10]; out 0x10,al; inc byte [0x10]; jmp l
+  Guest guest({0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa0, 0x10, 0x00, 0xe6, 0x10, 0xfe, 0x06, 0x10, 0x00,
+               0xeb, 0xf5});
+  constexpr GuestAddress kAt{0x100000};  // 0xffff:0x10
+  constexpr std::uint64_t kSize = 8192;
+  const auto pages = [] {
+    return std::move(*Mapping::create(kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                                      -1, 0, "pages"));
+  };
+  const Mapping one = pages();
+  const Mapping other = pages();
+  const auto byte_of = [](const Mapping& mapping) {
+    return std::atomic_ref(reinterpret_cast<std::uint8_t&>(mapping.bytes()[0])).load();
+  };
+  one.bytes()[0] = std::byte{0x5a};
+  REQUIRE(guest.vm->map(kAt, one.bytes()));
+  const Result<> twice = guest.vm->map(kAt, other.bytes());
+  REQUIRE_FALSE(twice);
+  CHECK(twice.error().message().find("KVM refuses a slot of 8 KiB at 0x100000") !=
+        std::string::npos);
+  guest.vcpu->resume();
+  while (byte_of(one) == 0x5a) {
+    std::this_thread::yield();
+  }
+  {
+    const std::scoped_lock lock(guest.ports.mutex);
+    CHECK(guest.ports.written[0] == 0x5a);
+  }
+  REQUIRE(guest.vm->unmap(kAt));
+  const std::uint8_t last = byte_of(one);
+  REQUIRE(guest.vm->map(kAt, other.bytes()));
+  while (byte_of(other) == 0) {
+    std::this_thread::yield();
+  }
+  CHECK(byte_of(one) == last);
+  guest.vcpu->stop();
+  REQUIRE(guest.vm->unmap(kAt));
 }
 
 TEST_CASE("vm: what is missing is named") {

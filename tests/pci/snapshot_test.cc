@@ -66,10 +66,10 @@ struct Machine {
   }
   std::uint64_t pending() { return load<std::uint64_t>(*msix, msix->pba_offset()); }
 
-  FakeDoorbells doorbells;
+  FakePciHost host;
   FakeMsiRouter router;
   FakeRegisters registers{std::byte{0x5a}};
-  PciRoot root{*GuestRange::create(GuestAddress(kWindow), kWindowSize), doorbells};
+  PciRoot root{*GuestRange::create(GuestAddress(kWindow), kWindowSize), host};
   std::unique_ptr<Msix> msix;
   PciFunction function;
 };
@@ -114,7 +114,7 @@ TEST_CASE("pci snapshot: BARs, doorbells and vectors are as they were") {
   CHECK(m.config_read<std::uint8_t>(PCI_INTERRUPT_LINE) == 11);
   CHECK(load<std::uint8_t>(m.root.ecam(), PCI_CACHE_LINE_SIZE) == 64);
   CHECK(load<std::uint8_t>(m.root.mmio(), 0x8000) == 0x5a);
-  CHECK(m.doorbells.fd_at(kWindow + 0x8000 + kBell, 2) == 77);
+  CHECK(m.host.fd_at(kWindow + 0x8000 + kBell, 2) == 77);
   CHECK(load<std::uint32_t>(m.root.mmio(), 0xc000 + PCI_MSIX_ENTRY_DATA) == 0x40);
 
   // The open one may have been on its way, and comes again; the other waits for its mask.
@@ -194,7 +194,7 @@ TEST_CASE("pci snapshot: of another function, or of none that can be") {
   CHECK(m.config_read<std::uint16_t>(PCI_COMMAND) == 0);
   CHECK(m.config_read<std::uint8_t>(PCI_INTERRUPT_LINE) == 0);
   CHECK(load<std::uint8_t>(m.root.ecam(), PCI_CACHE_LINE_SIZE) == 0);
-  CHECK(m.doorbells.count() == 0);
+  CHECK(m.host.count() == 0);
   CHECK(m.router.told() == 0);
   REQUIRE(restore(m, saved.sections()));
 

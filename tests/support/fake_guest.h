@@ -233,8 +233,10 @@ class VirtioDriver {
 /// Over virtio-mmio.
 class MmioDriver final : public VirtioDriver {
  public:
-  MmioDriver(FakeGuest& guest, VirtioDevice& device) : VirtioDriver(guest) {
-    auto transport = MmioTransport::create(device, guest.memory(), guest.reactors(), line_);
+  MmioDriver(FakeGuest& guest, VirtioDevice& device, GuestAddress shared_memory = {})
+      : VirtioDriver(guest) {
+    auto transport =
+        MmioTransport::create(device, guest.memory(), guest.reactors(), line_, shared_memory);
     REQUIRE(transport);
     transport_ = std::move(*transport);
   }

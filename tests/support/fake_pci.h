@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <tuple>
 
 #include "devices/pci/msix.h"
@@ -71,10 +72,10 @@ class FakeMsiRouter final : public MsiRouter {
   unsigned told_ = 0;
 };
 
-/// Refuses what KVM refuses: two of one width at one address.
-class FakeDoorbells final : public PciDoorbells {
+/// Refuses what KVM refuses: two doorbells of one width at one address.
+class FakePciHost final : public PciHost {
  public:
-  Result<> attach(GuestAddress address, unsigned width, int fd) override {
+  Result<> attach_doorbell(GuestAddress address, unsigned width, int fd) override {
     const std::scoped_lock lock(mutex_);
     if (full || attached_.contains({address, width})) {
       return fail(ErrorCode::kSystem, "no doorbell");
@@ -82,13 +83,42 @@ class FakeDoorbells final : public PciDoorbells {
     attached_[{address, width}] = fd;
     return {};
   }
-  void detach(GuestAddress address, unsigned width, int fd) override {
+  void detach_doorbell(GuestAddress address, unsigned width, int fd) override {
     const std::scoped_lock lock(mutex_);
     const auto found = attached_.find({address, width});
     CHECK((found != attached_.end() && found->second == fd));
     attached_.erase(found);
   }
 
+  Result<> map(GuestAddress address, std::span<std::byte> memory) override {
+    const std::scoped_lock lock(mutex_);
+    if (full) {
+      return fail(ErrorCode::kSystem, "no slot");
+    }
+    for (const auto& [start, mapped] : mapped_) {
+      CHECK((start.value() + mapped.size() <= address.value() ||
+             address.value() + memory.size() <= start.value()));
+    }
+    mapped_[address] = memory;
+    return {};
+  }
+  void unmap(GuestAddress address, std::span<std::byte> memory) override {
+    const std::scoped_lock lock(mutex_);
+    const auto found = mapped_.find(address);
+    CHECK((found != mapped_.end() && found->second.data() == memory.data()));
+    mapped_.erase(found);
+  }
+
+  /// What a guest finds at `address` with no way through the bus; nothing: the access leaves it.
+  std::byte* memory_at(std::uint64_t address) const {
+    const std::scoped_lock lock(mutex_);
+    for (const auto& [start, memory] : mapped_) {
+      if (address >= start.value() && address - start.value() < memory.size()) {
+        return &memory[address - start.value()];
+      }
+    }
+    return nullptr;
+  }
   /// The eventfd that such a write counts up; -1: none, the access leaves the guest.
   int fd_at(std::uint64_t address, unsigned width) const {
     const std::scoped_lock lock(mutex_);
@@ -105,6 +135,7 @@ class FakeDoorbells final : public PciDoorbells {
  private:
   mutable std::mutex mutex_;
   std::map<std::tuple<GuestAddress, unsigned>, int> attached_;
+  std::map<GuestAddress, std::span<std::byte>> mapped_;
 };
 
 // A guest's accesses to whatever is on a bus.

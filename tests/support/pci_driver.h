@@ -171,7 +171,7 @@ class PciDriver final : public VirtioDriver {
   /// As KVM does it: a doorbell, where one hangs; else the access leaves the guest.
   void notify(std::uint16_t index) override {
     const std::uint64_t address = notify_ + notify_offsets_[index];
-    if (const int fd = doorbells_.fd_at(address, sizeof(index)); fd >= 0) {
+    if (const int fd = pci_host_.fd_at(address, sizeof(index)); fd >= 0) {
       signal_eventfd(fd);
     } else {
       write(address, index);
@@ -204,7 +204,7 @@ class PciDriver final : public VirtioDriver {
 
   PciRoot& root() { return root_; }
   FakeMsiRouter& router() { return router_; }
-  FakeDoorbells& doorbells() { return doorbells_; }
+  FakePciHost& pci_host() { return pci_host_; }
 
  private:
   void find_function() {
@@ -226,8 +226,8 @@ class PciDriver final : public VirtioDriver {
     if (mask == 0) {
       return;
     }
-    CHECK((config_read<std::uint32_t>(at) & ~PCI_BASE_ADDRESS_MEM_MASK) ==
-          PCI_BASE_ADDRESS_MEM_TYPE_64);
+    CHECK((config_read<std::uint32_t>(at) & ~PCI_BASE_ADDRESS_MEM_MASK &
+           ~std::uint64_t{PCI_BASE_ADDRESS_MEM_PREFETCH}) == PCI_BASE_ADDRESS_MEM_TYPE_64);
     next_bar_ = (next_bar_ + bar_sizes_[bar] - 1) & mask;
     config_write(at, static_cast<std::uint32_t>(next_bar_));
     config_write(at + 4, static_cast<std::uint32_t>(next_bar_ >> 32));
@@ -264,9 +264,9 @@ class PciDriver final : public VirtioDriver {
 
   const bool msix_;
   FakeMsiRouter router_;
-  FakeDoorbells doorbells_;
+  FakePciHost pci_host_;
   std::unique_ptr<PciTransport> transport_;
-  PciRoot root_{*GuestRange::create(GuestAddress(kWindow), kWindowSize), doorbells_};
+  PciRoot root_{*GuestRange::create(GuestAddress(kWindow), kWindowSize), pci_host_};
   std::uint64_t config_ = 0;  // where its configuration space is in the ECAM
   std::uint64_t next_bar_ = kWindow + kWindowSize / 2;
   std::array<std::uint64_t, PCI_STD_NUM_BARS> bar_sizes_ = {};

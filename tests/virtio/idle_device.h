@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "devices/virtio/device.h"
@@ -19,6 +20,7 @@ class IdleDevice final : public VirtioDevice {
   std::span<const std::uint16_t> queue_max_sizes() const override { return kSizes; }
   QueueHandler& queue_handler(unsigned index) override { return handlers_[index]; }
   std::span<const std::byte> config() const override { return config_bytes; }
+  std::optional<SharedMemoryRegion> shared_memory() const override { return region; }
   void activate(std::uint64_t features) override { active_features = features; }
   void reset() override {}
   void save(SnapshotWriter& /*writer*/, unsigned /*index*/) override {}
@@ -30,6 +32,7 @@ class IdleDevice final : public VirtioDevice {
   std::uint64_t offered = 0;
   std::array<std::byte, 6> config_bytes = {std::byte{1}, std::byte{2}, std::byte{3},
                                            std::byte{4}, std::byte{5}, std::byte{6}};
+  std::optional<SharedMemoryRegion> region;
   std::uint64_t active_features = 0;
 
  private:

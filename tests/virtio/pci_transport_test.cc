@@ -266,17 +266,17 @@ TEST_CASE("virtio-pci: notifications come by the doorbell, and without one") {
   PciDriver driver(guest, device);
   driver.begin(kEventIdx);
   const std::uint64_t data = guest.allocate(4096);
-  CHECK(driver.doorbells().count() == 1);
+  CHECK(driver.pci_host().count() == 1);
   driver.queue(0).add({{data, 16, true}});
   driver.kick(0);
   CHECK(driver.wait_used(0).length == 16);
   // The BAR moves while the device is in use, first to where a doorbell can hang.
   driver.move_bar(0, PciDriver::kWindow + 0x100000);
   const std::uint64_t notify = driver.structure(VIRTIO_PCI_CAP_NOTIFY_CFG);
-  CHECK(driver.doorbells().fd_at(notify, 2) == driver.core().kick_fd(0));
-  driver.doorbells().full = true;
+  CHECK(driver.pci_host().fd_at(notify, 2) == driver.core().kick_fd(0));
+  driver.pci_host().full = true;
   driver.move_bar(0, PciDriver::kWindow + 0x200000);
-  CHECK(driver.doorbells().count() == 0);
+  CHECK(driver.pci_host().count() == 0);
   driver.queue(0).add({{data, 32, true}});
   driver.kick(0);
   CHECK(driver.wait_used(0).length == 32);

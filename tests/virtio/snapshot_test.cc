@@ -239,7 +239,7 @@ TEST_CASE("virtio snapshot: of another device, or of none that can be") {
     CHECK(other.active_features == 0);
     return what;
   };
-  CHECK(problem(0, 12, 4) == "section virtio-mmio 3: has an interrupt status of 0x4");
+  CHECK(problem(0, 16, 4) == "section virtio-mmio 3: has an interrupt status of 0x4");
   // type 4, offered 8, accepted 8, status 1, active 1, generation 4, config 4 + 6, queues 4, and
   // for each: max 2, size 2, ready 1, desc 8, avail 8, used 8, indices 4, broken 1.
   constexpr std::size_t kQueues = 40;
