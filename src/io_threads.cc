@@ -14,7 +14,8 @@ Result<std::unique_ptr<IoThreads>> IoThreads::create(unsigned count,
                                                      std::span<const std::uint8_t> opcodes) {
   auto threads = std::unique_ptr<IoThreads>(new IoThreads());
   for (unsigned i = 0; i < count; ++i) {
-    TRY_ASSIGN(std::unique_ptr<Reactor> reactor, Reactor::create({.allowed_opcodes = opcodes}));
+    TRY_ASSIGN(std::unique_ptr<Reactor> reactor,
+               Reactor::create({.may_wait = true, .allowed_opcodes = opcodes}));
     threads->pointers_.push_back(reactor.get());
     threads->reactors_.push_back(std::move(reactor));
   }

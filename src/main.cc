@@ -143,6 +143,8 @@ int run_main(std::span<const char* const> arguments) {
   limit_threads();
   // A console or log reader that goes away is an error of that write, not the end of the VM.
   std::signal(SIGPIPE, SIG_IGN);
+  // A file that may not grow any more (limits.rlimits) is an error of its write.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     const Result<int> status = execute(arguments);
     if (status) {

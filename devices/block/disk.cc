@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "src/base/log.h"
+
 namespace vireo {
 
 namespace {
@@ -16,6 +18,13 @@ namespace {
 constexpr std::size_t kPiecesMax = 1024;
 /// What goes through a bounce buffer at a time.
 constexpr std::size_t kBounceBytes = std::size_t{256} << 10;
+
+/// What is written at once where the thread may wait: more would keep others waiting.
+constexpr std::uint64_t kAtOnceBytes = std::uint64_t{64} << 10;
+/// A write that takes this long has waited. None is made at once for so many times as long
+/// thereafter, so that a slow disk has a small part of its thread's time.
+constexpr std::uint64_t kWaitedNs = 1'000'000;
+constexpr std::uint64_t kTimesAsLong = 15;
 
 /// What zeros are written from where there is no other way.
 alignas(4096) constinit std::array<std::byte, std::size_t{64} << 10> zeros = {};
@@ -52,6 +61,7 @@ void DiskOp::transfer(Ring& ring, const DiskFile& file, std::uint64_t file_offse
     }
   }
   CHECK(count == 0);
+  guests_ = true;
   begin_transfer(ring, file, kind == Kind::kWrite, file_offset);
 }
 
@@ -59,6 +69,7 @@ void DiskOp::read(Ring& ring, const DiskFile& file, std::uint64_t file_offset,
                   std::span<std::byte> to) {
   rest_.assign({piece_of(to.data(), to.size())});
   remaining_ = to.size();
+  guests_ = false;
   begin_transfer(ring, file, false, file_offset);
 }
 
@@ -66,6 +77,7 @@ void DiskOp::write(Ring& ring, const DiskFile& file, std::uint64_t file_offset,
                    std::span<const std::byte> from) {
   rest_.assign({piece_of(from.data(), from.size())});
   remaining_ = from.size();
+  guests_ = false;
   begin_transfer(ring, file, true, file_offset);
 }
 
@@ -73,6 +85,7 @@ void DiskOp::write_zeros(Ring& ring, const DiskFile& file, std::uint64_t file_of
                          std::uint64_t count) {
   rest_.clear();
   remaining_ = count;
+  guests_ = false;
   while (count > 0) {
     const std::uint64_t taken = std::min<std::uint64_t>(count, zeros.size());
     rest_.push_back(piece_of(zeros.data(), taken));
@@ -128,10 +141,54 @@ bool DiskOp::needs_bounce() const {
          });
 }
 
+/// Writes to the page cache by a system call, on a thread that may wait for it: false where the
+/// ring had better do it.
+///
+/// A buffered write waits for locks and journals, and most file systems (ext4, not XFS and btrfs)
+/// cannot say so instead. io_uring gives each such write to a thread of the kernel's, which costs
+/// more than the write.
+bool DiskOp::write_at_once() {
+  if (!writes_ || !guests_ || !ring_->may_wait() || file_->direct || remaining_ > kAtOnceBytes) {
+    return false;
+  }
+  const auto buffered = disk_->buffered_.load(std::memory_order_relaxed);
+  const std::uint64_t began_ns = monotonic_ns();
+  if (buffered == Disk::Buffered::kBegins ||
+      began_ns < disk_->not_before_ns_.load(std::memory_order_relaxed)) {
+    return false;
+  }
+  // The first finds out: what can be begun without waiting is not worth a system call of ours.
+  const bool unknown = buffered == Disk::Buffered::kUnknown;
+  const std::span<const iovec> todo = std::span(rest_).subspan(first_);
+  const ssize_t written =
+      ::pwritev2(file_->fd.get(), todo.data(), static_cast<int>(std::min(todo.size(), kPiecesMax)),
+                 static_cast<off_t>(file_offset_), unknown ? RWF_NOWAIT : 0);
+  const int errnum = written < 0 ? errno : 0;
+  if (unknown) {
+    if (errnum == EOPNOTSUPP) {
+      disk_->buffered_.store(Disk::Buffered::kWaits, std::memory_order_relaxed);
+    } else if (errnum == 0 || errnum == EAGAIN) {
+      disk_->buffered_.store(Disk::Buffered::kBegins, std::memory_order_relaxed);
+    }
+    if (errnum != 0) {
+      return false;
+    }
+  }
+  const std::uint64_t ended_ns = monotonic_ns();
+  if (const std::uint64_t took_ns = ended_ns - began_ns; took_ns > kWaitedNs) {
+    disk_->not_before_ns_.store(ended_ns + kTimesAsLong * took_ns, std::memory_order_relaxed);
+  }
+  on_completion(op_, {.result = errnum != 0 ? -errnum : static_cast<std::int32_t>(written)});
+  return true;
+}
+
 void DiskOp::submit() {
   const int fd = file_->fd.get();
   if (bounce_) {
     submit_bounced();
+    return;
+  }
+  if (write_at_once()) {
     return;
   }
   const std::span<const iovec> todo = std::span(rest_).subspan(first_);

@@ -77,6 +77,7 @@ class DiskOp {
 
   void begin_transfer(Ring& ring, const DiskFile& file, bool writes, std::uint64_t file_offset);
   bool needs_bounce() const;
+  bool write_at_once();
   void submit();
   void submit_bounced();
   void on_completion(Op& op, Completion completion);
@@ -93,6 +94,7 @@ class DiskOp {
   const DiskFile* file_ = nullptr;
   bool transfers_ = false;
   bool writes_ = false;
+  bool guests_ = false;  // the bytes are the guest's
   std::uint64_t file_offset_ = 0;
   std::uint64_t remaining_ = 0;
   std::vector<iovec> rest_;  // what is still to be moved, from first_ on
@@ -142,7 +144,12 @@ class Disk {
  private:
   friend class DiskOp;
 
+  // How the kernel writes to the page cache of this file, as it was found out.
+  enum class Buffered : std::uint8_t { kUnknown, kBegins, kWaits };
+
   std::atomic<bool> flush_failed_ = false;
+  std::atomic<Buffered> buffered_ = Buffered::kUnknown;
+  std::atomic<std::uint64_t> not_before_ns_ = 0;  // no write at once: one took long
 };
 
 }  // namespace vireo

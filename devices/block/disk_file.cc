@@ -216,8 +216,8 @@ Result<DiskFile> adopt_disk_file(UniqueFd fd, const DiskFileOptions& options) {
     file.limits.physical_block_size =
         std::clamp(std::uint32_t{status.stx_blksize}, kSectorSize, kPageSize);
   }
-  TRY_ASSIGN(const bool direct, settle_flags(file.fd.get(), options));
-  if (direct) {
+  TRY_ASSIGN(file.direct, settle_flags(file.fd.get(), options));
+  if (file.direct) {
     TRY(read_direct_limits(status, file));
   }
   TRY(lock_file(file.fd.get(), options.writable));

@@ -24,6 +24,7 @@ struct DiskFile {
   std::uint64_t size = 0;  ///< bytes
   BlockLimits limits;
   bool block_device = false;
+  bool direct = false;  ///< reads and writes pass the page cache by
 };
 
 struct DiskFileOptions {

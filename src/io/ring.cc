@@ -39,6 +39,7 @@ unsigned setup_flags(const RingFeatures& features) {
 
 Result<> Ring::create(const Config& config) {
   features_ = config.features;
+  may_wait_ = config.may_wait;
   for (;;) {
     io_uring_params params = {};
     params.flags = setup_flags(features_);

@@ -76,6 +76,8 @@ class Ring {
   struct Config {
     unsigned entries = 64;  ///< a power of two
     RingFeatures features;
+    /// Its thread serves nothing that could not wait for a while: see Ring::may_wait().
+    bool may_wait = false;
     /// The opcodes (IORING_OP_…) that may ever be submitted; empty: all.
     std::span<const std::uint8_t> allowed_opcodes;
   };
@@ -89,6 +91,10 @@ class Ring {
   Result<> create(const Config& config);
   /// Enables it. From here on it belongs to the calling thread (IORING_SETUP_SINGLE_ISSUER).
   Result<> enable();
+
+  /// Whether a completion may make a call that, once in a while, waits: the thread has nothing to
+  /// do but what is on this ring. Never the main thread.
+  bool may_wait() const { return may_wait_; }
 
   /// What create() got of the features that were asked for.
   const RingFeatures& features() const { return features_; }
@@ -136,6 +142,7 @@ class Ring {
 
   io_uring ring_ = {};
   bool created_ = false;
+  bool may_wait_ = false;
   RingFeatures features_;
   unsigned in_flight_ = 0;
 };

@@ -44,7 +44,9 @@ inline constexpr auto kKeys = std::to_array<Key>({
      "or "
      "MMIO has too few interrupt lines (18), else by MMIO, which boots faster."},
     {"machine.io_threads", "whole number", "0",
-     "Further threads that serve queues, 0 to 64; with none the main thread serves all."},
+     "Further threads that serve queues, 0 to 64; with none the main thread serves all. Such a "
+     "thread may wait, where the main thread must not: most file systems (ext4, not XFS and btrfs) "
+     "have no way to begin a write to the page cache, and guests' writes cost half as much here."},
     {"machine.on_reboot", R"("exit" or "restart")", "\"exit\"",
      "What a guest's reboot does: the process ends with status 10, or the VM starts anew within "
      "it."},

@@ -102,6 +102,8 @@ inline constexpr auto kRules = std::to_array<Rule>({
 
     // The reactor.
     any(kMain | kIo, "io_uring_enter"),
+    // Buffered writes of disks, where the kernel has no way to begin them.
+    any(kIo, "pwritev2"),
     equal(kStart, "io_uring_register", 1, IORING_REGISTER_ENABLE_RINGS),
     equal(kStart, "io_uring_register", 1, IORING_REGISTER_RING_FDS),
     equal(kMain, "io_uring_register", 1, IORING_UNREGISTER_RING_FDS),

@@ -29,9 +29,10 @@ class DiskCase(unittest.TestCase):
         self.image = self.directory / "image"
         self.image.write_bytes(pattern(0, SIZE // 512))
 
-    def arguments(self, words, *options, disk="", transport="mmio", acpi=None):
+    def arguments(self, words, *options, disk="", transport="mmio", acpi=None, threads=0):
         config = self.directory / "vm.toml"
-        config.write_text(f'[machine]\nmemory = "64M"\ntransport = "{transport}"\n', encoding="ascii")
+        config.write_text(f'[machine]\nmemory = "64M"\ntransport = "{transport}"\nio_threads = {threads}\n',
+                          encoding="ascii")
         return ("run", config, "--kernel", PROBE, "--cmdline", f"probe=blk {words} end=poweroff {ACPI[transport] if acpi is None else acpi}",
                 "--disk", f"id=d,path={self.image}{disk}", *options)
 
@@ -169,14 +170,16 @@ class Disk(DiskCase):
         self.image = mount / "image"
         # A mount namespace of its own, which an ordinary user may have too.
         prepare = 'mount -t tmpfs -o size=1M tmpfs "$1" && truncate -s 4M "$1/image" && shift && exec "$@"'
-        ended = subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", prepare, "sh", mount, VIREO,
-                                *map(str, self.arguments("op=write bs=4096 depth=8 count=1024"))],
-                               capture_output=True, text=True, timeout=120, check=False)
-        self.assertEqual(ended.returncode, 0, ended)
-        values = job_values(ended.stdout)
-        self.assertGreaterEqual(values["errors"], (SIZE - (1 << 20)) // 4096)
-        self.assertLess(values["errors"], 1024)
-        self.assertIn("a write failed: No space left on device", ended.stderr)
+        for threads in (0, 1):
+            arguments = self.arguments("op=write bs=4096 depth=8 count=1024", threads=threads)
+            ended = subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", prepare, "sh", mount, VIREO,
+                                    *map(str, arguments)],
+                                   capture_output=True, text=True, timeout=120, check=False)
+            self.assertEqual(ended.returncode, 0, ended)
+            values = job_values(ended.stdout)
+            self.assertGreaterEqual(values["errors"], (SIZE - (1 << 20)) // 4096)
+            self.assertLess(values["errors"], 1024)
+            self.assertIn("a write failed: No space left on device", ended.stderr)
 
 
 class Limits(DiskCase):
@@ -225,6 +228,12 @@ class Limits(DiskCase):
 
 class AsRoot(DiskCase):
     def test_a_disk_that_does_not_answer_keeps_nobody_from_leaving(self):
+        self.leave_a_disk_that_does_not_answer(threads=0)
+
+    def test_nor_does_it_where_a_thread_of_its_own_serves_it(self):
+        self.leave_a_disk_that_does_not_answer(threads=1)
+
+    def leave_a_disk_that_does_not_answer(self, threads):
         mount = self.directory / "frozen"
         mount.mkdir()
         room = self.directory / "room"
@@ -236,7 +245,7 @@ class AsRoot(DiskCase):
         self.image = mount / "image"
         self.image.write_bytes(bytes(SIZE))
         pid_file = self.directory / "pid"
-        arguments = self.arguments("op=randwrite depth=8 ms=600000 pause=1", "--pid-file", pid_file)
+        arguments = self.arguments("op=randwrite depth=8 ms=600000 pause=1", "--pid-file", pid_file, threads=threads)
         with subprocess.Popen([VIREO, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True) as process:
             self.addCleanup(process.kill)

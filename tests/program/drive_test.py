@@ -99,20 +99,22 @@ class Drive(DriveCase):
                 self.assertEqual((values["errors"], values["wrong"], values["requests"]), (0, 0, 60000))
 
     def test_what_is_left_is_whole_and_free_and_what_comes_is_locked(self):
-        other = self.directory / "other"
-        other.write_bytes(bytes(SIZE))
-        process = self.vm(f"op=randwrite verify=1 {BUSY}", disk=LIMIT)
-        self.assertFalse(lockable(self.image))
-        self.changed(f"path={other}")
-        self.assertTrue(lockable(self.image))
-        self.assertFalse(lockable(other))
-        kept = self.image.read_bytes()
-        refused = self.drive("d", f"path={other}")
-        self.assertEqual(refused.status, 1, refused)
-        self.assertIn("in use by this VM", refused.errors)
-        self.finished(process)
-        self.assertTrue(self.image.read_bytes() == kept)
-        self.assertTrue(any(other.read_bytes()))
+        for threads in (0, 1):
+            other = self.directory / "other"
+            other.write_bytes(bytes(SIZE))
+            process = self.vm(f"op=randwrite verify=1 {BUSY}", disk=LIMIT, text=f"io_threads = {threads}\n")
+            self.assertFalse(lockable(self.image))
+            self.changed(f"path={other}")
+            self.assertTrue(lockable(self.image))
+            self.assertFalse(lockable(other))
+            kept = self.image.read_bytes()
+            refused = self.drive("d", f"path={other}")
+            self.assertEqual(refused.status, 1, refused)
+            self.assertIn("in use by this VM", refused.errors)
+            values = self.finished(process)
+            self.assertEqual((values["errors"], values["wrong"], values["requests"]), (0, 0, 60000))
+            self.assertTrue(self.image.read_bytes() == kept)
+            self.assertTrue(any(other.read_bytes()))
 
     def test_limits_come_and_go(self):
         process = self.vm("op=randread depth=4 count=2000", disk=",rate_limit.ops.size=1,rate_limit.ops.refill=1h")

@@ -48,14 +48,16 @@ class WaitableInterrupt final : public Interrupt {
 
 class FakeGuest {
  public:
-  explicit FakeGuest(unsigned reactors, std::uint64_t memory_size = std::uint64_t{16} << 20) {
+  /// `may_wait`: its reactors are as those of I/O threads.
+  explicit FakeGuest(unsigned reactors, std::uint64_t memory_size = std::uint64_t{16} << 20,
+                     bool may_wait = false) {
     Result<Mapping> room = Mapping::create(memory_size, PROT_READ | PROT_WRITE,
                                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "guest");
     REQUIRE(room);
     room_ = std::move(*room);
     memory_ = GuestMemory::adopt(GuestAddress(0), room_.bytes());
     for (unsigned i = 0; i < reactors; ++i) {
-      Result<std::unique_ptr<Reactor>> reactor = Reactor::create({});
+      Result<std::unique_ptr<Reactor>> reactor = Reactor::create({.may_wait = may_wait});
       REQUIRE(reactor);
       reactors_.push_back(reactor->get());
       owned_.push_back(std::move(*reactor));
