@@ -71,6 +71,7 @@ struct RngConfig {
 
 struct SandboxConfig {
   bool enabled = true;
+  std::vector<std::string> allow_paths;  ///< absolute; see src/allowed_paths.h
 };
 
 struct ProcessConfig {

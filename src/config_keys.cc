@@ -258,6 +258,17 @@ Result<> set_metrics(const ConfigValue& value, Config& config) {
   return {};
 }
 
+Result<> add_allow_paths(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const ConfigValue::Texts paths, value.text_or_texts());
+  for (const std::string& path : paths) {
+    if (!path.starts_with('/')) {
+      return value.wrong(fmt::format("{}: wants absolute paths", quoted(path)));
+    }
+    config.sandbox.allow_paths.push_back(path);
+  }
+  return {};
+}
+
 /// [rng], or --rng: the device itself.
 Result<> set_rng(const ConfigValue& /*value*/, Config& config) {
   if (!config.rng) {
@@ -355,6 +366,7 @@ constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"control.path", set_control},
     {"metrics.path", set_metrics},
     {"sandbox.enabled", set_flag<&SandboxConfig::enabled, &Config::sandbox>},
+    {"sandbox.allow_paths", add_allow_paths, ConfigKey::Kind::kList},
 });
 static_assert(std::ranges::equal(kKeysOfNow, manual::kKeys, {}, &ConfigKey::path,
                                  &manual::Key::path),
@@ -369,8 +381,7 @@ constexpr auto kKeysOfLater = std::to_array<ConfigKey>({{"volume.guest_path"},
                                                         {"guest"},
                                                         {"file"},
                                                         {"limits.guest_pids"},
-                                                        {"limits.netns"},
-                                                        {"sandbox.allow_paths"}});
+                                                        {"limits.netns"}});
 
 constexpr auto kKeys = [] {
   std::array<ConfigKey, kKeysOfNow.size() + kKeysOfLater.size()> all = {};

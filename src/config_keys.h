@@ -19,6 +19,7 @@ struct ConfigKey {
     kValue,
     kTable,   ///< means something even when it is empty; its keys follow
     kTables,  ///< as many as there shall be: set() adds one, which the keys that follow set
+    kList,    ///< as many values as there shall be: set() adds some
   };
   std::string_view path;  ///< "machine.cpus"
   /// Null: the key belongs to a later version, and is refused by name.

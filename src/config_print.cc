@@ -215,6 +215,14 @@ void add_disks(toml::table& root, const Config& config) {
   }
 }
 
+toml::table sandbox_table(const SandboxConfig& sandbox) {
+  toml::array paths;
+  for (const std::string& path : sandbox.allow_paths) {
+    paths.push_back(path);
+  }
+  return toml::table{{"enabled", sandbox.enabled}, {"allow_paths", paths}};
+}
+
 toml::table to_table(const Config& config) {
   constexpr std::array kModes = {"stdio", "file", "pty", "unix", "null"};
   constexpr std::array kLevels = {"trace", "debug", "info", "warn", "error", "off"};
@@ -240,7 +248,7 @@ toml::table to_table(const Config& config) {
                    {"log", log},
                    {"ready", toml::table{{"when", ready_when(config.ready)},
                                          {"timeout", format_duration(config.ready.timeout_ns)}}},
-                   {"sandbox", toml::table{{"enabled", config.sandbox.enabled}}},
+                   {"sandbox", sandbox_table(config.sandbox)},
                    {"limits", limits_table(config.limits)}};
   if (config.rng) {
     toml::table rng;

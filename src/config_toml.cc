@@ -146,7 +146,7 @@ class FileReader {
     }
     if (key != nullptr) {
       TRY(set(*key, node));
-      if (key->kind == ConfigKey::Kind::kValue) {
+      if (key->kind != ConfigKey::Kind::kTable) {
         return {};
       }
     }

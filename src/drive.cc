@@ -133,17 +133,29 @@ Result<DiskConfig> find_disk(const Config& config, const std::string& id) {
                            ids.empty() ? "it has none" : "it has " + ids));
 }
 
-Result<std::unique_ptr<Disk>> open_new(const DriveRequest& request, const DiskConfig& disk,
-                                       UniqueFd file) {
+Result<UniqueFd> open_by_path(const AllowedPaths& allowed, const std::string& path,
+                              const DiskFileOptions& options) {
+  if (!allowed.cover(path)) {
+    return wrong(fmt::format(
+        "path: {}: not within sandbox.allow_paths; name a directory of it there, or send the open "
+        "file beside the request (SCM_RIGHTS), as vireo ctl does",
+        vireo::quoted(path)));
+  }
+  return open_image_file(path, options, [&allowed](const std::string& name, int flags) {
+    return allowed.open_file(name, flags);
+  });
+}
+
+Result<std::unique_ptr<Disk>> open_new(const AllowedPaths& allowed, const DriveRequest& request,
+                                       const DiskConfig& disk, UniqueFd file) {
   if (!disk.overlay.empty()) {
     return wrong("path: stays as it is for a disk with an overlay, which lies over that base only");
   }
+  const DiskFileOptions options = {.writable = !disk.readonly, .direct = disk.direct};
   if (!file) {
-    return wrong(
-        "path: wants the open file beside the request (SCM_RIGHTS), as vireo ctl sends it");
+    TRY_ASSIGN(file, open_by_path(allowed, request.path(), options));
   }
-  auto adopted =
-      adopt_disk_file(std::move(file), {.writable = !disk.readonly, .direct = disk.direct});
+  auto adopted = adopt_disk_file(std::move(file), options);
   if (!adopted) {
     return std::unexpected(std::move(adopted).error().context(request.path()));
   }
@@ -190,7 +202,7 @@ Result<> change_drive(Machine& machine, const std::string& body, UniqueFd file,
   }
   BlockChange::Wanted wanted = {.bytes = request.bytes(), .rate_limit = limit};
   if (request.has_path()) {
-    auto opened = open_new(request, disk, std::move(file));
+    auto opened = open_new(machine.allowed_paths(), request, disk, std::move(file));
     if (!opened) {
       return in_context(std::move(opened).error());
     }

@@ -19,9 +19,9 @@ struct DriveState {
   std::uint64_t bytes = 0;
 };
 
-/// Does what `body` asks for (vireo-json(7), drive); `file` is open where that names a path. Errors
-/// tell what is wrong with the request, and nothing is changed then. `done` runs at the end, with
-/// what the host failed. On the reactor's thread.
+/// Does what `body` asks for (vireo-json(7), drive); `file` is open where that names a path, unless
+/// the machine may open that itself. Errors tell what is wrong with the request, and nothing is
+/// changed then. `done` runs at the end, with what the host failed. On the reactor's thread.
 Result<> change_drive(Machine& machine, const std::string& body, UniqueFd file,
                       std::function<void(const Result<DriveState>&)> done);
 

@@ -33,8 +33,8 @@ std::uint64_t file_accesses(long version) {
          (version >= 5 ? kIoctlDev : 0);
 }
 
-Result<> allow(int rules, int directory, std::uint64_t accesses) {
-  const landlock_path_beneath_attr rule = {.allowed_access = accesses, .parent_fd = directory};
+Result<> allow(int rules, int path, std::uint64_t accesses) {
+  const landlock_path_beneath_attr rule = {.allowed_access = accesses, .parent_fd = path};
   if (::syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0) {
     return fail_errno(errno, "sandbox: landlock_add_rule");
   }
@@ -65,11 +65,16 @@ Result<UniqueFd> make_landlock_rules(const SandboxPaths& paths) {
       LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR;
   constexpr std::uint64_t kWriting = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG |
                                      LANDLOCK_ACCESS_FS_REMOVE_FILE | kTruncate;
+  constexpr std::uint64_t kOpening =
+      LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | kIoctlDev;
   for (const int directory : paths.removal) {
     TRY(allow(rules.get(), directory, kRemoving));
   }
   for (const int directory : paths.writing) {
     TRY(allow(rules.get(), directory, kWriting & all));
+  }
+  for (const int path : paths.opening) {
+    TRY(allow(rules.get(), path, kOpening & all));
   }
   return rules;
 }

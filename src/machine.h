@@ -17,6 +17,7 @@
 
 #include "arch/arch.h"
 #include "boot/boot.h"
+#include "src/allowed_paths.h"
 #include "src/bus/bus.h"
 #include "src/config.h"
 #include "src/device_set.h"
@@ -99,6 +100,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   /// As it is now: verbs change it.
   const Config& config() const { return config_; }
   Config& config() { return config_; }
+  /// What verbs may open by its path.
+  const AllowedPaths& allowed_paths() const { return allowed_paths_; }
   const Timeline& timeline() const { return timeline_; }
   const GuestMemory& memory() const { return *memory_; }
   const std::vector<std::unique_ptr<Vcpu>>& vcpus() const { return vcpus_; }
@@ -174,6 +177,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Events events_;
   Limits limits_;
   PidFile pid_file_;
+  AllowedPaths allowed_paths_;
   std::optional<ReportFile> timeline_file_;
   std::optional<ReportFile> profile_file_;
   std::optional<ReportFile> metrics_file_;

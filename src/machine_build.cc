@@ -82,6 +82,11 @@ Result<> Machine::open_inputs() {
   if (!config_.process.pid_file.empty()) {
     TRY(pid_file_.create(config_.process.pid_file));
   }
+  auto allowed = AllowedPaths::open(config_.sandbox.allow_paths);
+  if (!allowed) {
+    return std::unexpected(std::move(allowed).error().context("sandbox.allow_paths"));
+  }
+  allowed_paths_ = std::move(*allowed);
   const auto open_report = [](std::optional<ReportFile>& file, const std::string& path,
                               std::string_view key) -> Result<> {
     if (!path.empty()) {
@@ -247,6 +252,7 @@ SandboxPaths Machine::sandbox_paths(std::span<const int> further) const {
     }
   }
   paths.add(paths.writing, log_directory());
+  paths.opening = allowed_paths_.descriptors();
   return paths;
 }
 

@@ -21,8 +21,7 @@ namespace vireo {
 namespace {
 
 /// Options of the interface that later versions will have: known, and refused by name.
-constexpr std::array kLaterOptions = {"--net",     "--vsock", "--fs",
-                                      "--balloon", "--netns", "--allow-path"};
+constexpr std::array kLaterOptions = {"--net", "--vsock", "--fs", "--balloon", "--netns"};
 constexpr std::array<std::string_view, 7> kLaterCommands = {"restore", "serve", "fork",    "exec",
                                                             "shell",   "cp",    "snapshot"};
 
@@ -86,8 +85,12 @@ struct ParsedOptions {
 };
 
 /// Whether each use of the option adds a device.
-bool is_repeatable(const manual::Option& option) {
+bool adds_table(const manual::Option& option) {
   return find_config_key(option.key)->kind == ConfigKey::Kind::kTables;
+}
+
+bool is_repeatable(const manual::Option& option) {
+  return adds_table(option) || find_config_key(option.key)->kind == ConfigKey::Kind::kList;
 }
 
 void declare_options(CLI::App& app, ParsedOptions& parsed) {
@@ -119,7 +122,8 @@ Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config)
       TRY(set_config_option(config, option.key, option.name, parsed.flags[i] ? "true" : "false"));
     } else if (is_repeatable(option)) {
       for (const std::string& text : parsed.lists[i]) {
-        TRY(set_table_option(config, option.key, option.name, text));
+        TRY(adds_table(option) ? set_table_option(config, option.key, option.name, text)
+                               : set_config_option(config, option.key, option.name, text));
       }
     } else if (std::string_view(option.name) == "--serial") {
       config.serial = {};

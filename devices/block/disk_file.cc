@@ -176,9 +176,15 @@ Result<std::uint64_t> disk_file_size(const DiskFile& file) {
 }
 
 Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions& options) {
+  return open_image_file(path, options,
+                         [](const std::string& name, int flags) { return open_path(name, flags); });
+}
+
+Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions& options,
+                                 const FileOpener& open) {
   const int flags = (options.writable ? O_RDWR : O_RDONLY) | (options.direct ? O_DIRECT : 0);
   // Not to wait for the other end of a pipe; cleared later.
-  auto fd = open_path(path, flags | O_NONBLOCK | O_NOCTTY);
+  auto fd = open(path, flags | O_NONBLOCK | O_NOCTTY);
   if (!fd && options.direct && fd.error().errnum() == EINVAL) {
     return fail(ErrorCode::kConfig,
                 path + ": direct: its file system has no direct I/O; leave direct out");
@@ -194,7 +200,7 @@ Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions&
   if ((status->stx_mode & S_IFMT) != S_IFBLK) {
     return fd;
   }
-  auto claimed = open_file(path, flags | O_EXCL);
+  auto claimed = open(path, flags | O_EXCL);
   if (!claimed && claimed.error().errnum() == EBUSY) {
     return fail(ErrorCode::kSystem,
                 path + ": in use by the host (mounted, or part of another device)");

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "src/base/error.h"
@@ -37,8 +38,14 @@ struct DiskFileOptions {
 /// already; kBadInput where it is no image; kConfig where it cannot be what `options` want.
 Result<DiskFile> open_disk_file(const std::string& path, const DiskFileOptions& options);
 
+/// Opens a path with flags of open(2). The error begins with the path.
+using FileOpener = std::function<Result<UniqueFd>(const std::string& path, int flags)>;
+
 /// The two halves of that, for two processes: the file, neither locked nor looked at, …
 Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions& options);
+/// (which somebody else may open)
+Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions& options,
+                                 const FileOpener& open);
 /// … and what it is, locked. Errors name no path.
 Result<DiskFile> adopt_disk_file(UniqueFd fd, const DiskFileOptions& options);
 

@@ -136,7 +136,7 @@ inline constexpr auto kDriveFields = std::to_array<Field>({
     {"size", "string", "Such as 20G: the disk grows to it.", true},
     {"path", "string",
      "What the file that comes beside the request (SCM_RIGHTS) is called, which takes the place of "
-     "the one before.",
+     "the one before. Without a file: an absolute path within sandbox.allow_paths, where it is.",
      true},
     {"rate_limit", "object or null", "As in a [[disk]] of vireo.toml(5); null lifts the limits.",
      true},

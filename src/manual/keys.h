@@ -184,6 +184,12 @@ inline constexpr auto kKeys = std::to_array<Key>({
     {"metrics.path", "path", "", "Gets the metrics at SIGUSR1 and at the end. See vireo-json(7)."},
     {"sandbox.enabled", "true or false", "true",
      "Whether the process gives up what it does not need before the guest's first instruction."},
+    {"sandbox.allow_paths", "list of texts", "[]",
+     "What the verbs of the control socket may name by its path, though the VM runs: directories "
+     "with all below them on the same file system, image files and block devices, each by an "
+     "absolute path. They are looked up at the start; a file or a link that is replaced later is "
+     "not followed. The VM opens them as the user that it runs as, without a capability. What "
+     "vireo ctl names needs not be here: that opens it, and hands it over."},
 });
 
 }  // namespace vireo::manual

@@ -125,6 +125,8 @@ inline constexpr auto kRules = std::to_array<Rule>({
 
     // Reports, the log after a rotation, and the names that go at the end: below descriptors only.
     {.threads = kMain, .call = "openat", .compare = Compare::kDescriptor, .argument = 0},
+    // … or of sandbox.allow_paths
+    {.threads = kMain, .call = "openat2", .compare = Compare::kDescriptor, .argument = 0},
     any(kMain, "renameat"),
     any(kMain, "unlinkat"),
     any(kMain, "ftruncate"),  // an inherited pid file

@@ -84,6 +84,23 @@ std::vector<Row> general_rows() {
       path_row("control.path", [](const Config& c) { return c.control_path; }),
       path_row("metrics.path", [](const Config& c) { return c.metrics_path; }),
       flag_row("sandbox.enabled", [](const Config& c) { return c.sandbox.enabled; }),
+      {.key = "sandbox.allow_paths",
+       .accepted = {{R"(["/srv/a", "/dev/sdb"])",
+                     [](const Config& c) {
+                       return c.sandbox.allow_paths ==
+                              std::vector<std::string>{"/srv/a", "/dev/sdb"};
+                     }},
+                    {R"("/srv/a b")",
+                     [](const Config& c) {
+                       return c.sandbox.allow_paths == std::vector<std::string>{"/srv/a b"};
+                     }},
+                    {"[]", [](const Config& c) { return c.sandbox.allow_paths.empty(); }}},
+       .refused = {{R"(["/srv", "images"])", "\"images\": wants absolute paths"},
+                   {R"([""])", "wants absolute paths"},
+                   {R"("fd:3")", "wants absolute paths"},
+                   {R"(["/a\u0000b"])", "NUL"},
+                   {"true", "wants a list of texts"},
+                   {"[1]", "wants a list of texts"}}},
       {.key = "process.notify",
        .accepted = {{R"("fd:5")", [](const Config& c) { return c.process.notify == "fd:5"; }},
                     {R"("fd:up")", [](const Config& c) { return c.process.notify == "fd:up"; }}},

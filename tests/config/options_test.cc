@@ -251,9 +251,16 @@ TEST_CASE("options: doctor takes --json and nothing else") {
   }
 }
 
+TEST_CASE("options: each --allow-path adds to those of the file") {
+  const File file("boot.kernel = \"k\"\nsandbox.allow_paths = [\"/a\"]\n");
+  CHECK(accepted({"run", file.path(), "--allow-path", "/b", "--allow-path=/c,d"})
+            .config.sandbox.allow_paths == std::vector<std::string>{"/a", "/b", "/c,d"});
+  CHECK(refused({"run", "--kernel", "k", "--allow-path", "images"}) ==
+        "--allow-path: \"images\": wants absolute paths");
+}
+
 TEST_CASE("options: what later versions will have is refused by name") {
-  for (const char* const option :
-       {"--net", "--vsock", "--fs", "--balloon", "--netns", "--allow-path"}) {
+  for (const char* const option : {"--net", "--vsock", "--fs", "--balloon", "--netns"}) {
     CHECK(refused({"run", "--kernel", "k", option, "x"}) ==
           std::string(option) + ": not yet supported; remove it");
     const std::string joined = std::string(option) + "=x";

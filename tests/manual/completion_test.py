@@ -18,7 +18,7 @@ from vireo_process import run  # noqa: E402
 
 COMMANDS = {"run", "check", "ctl", "disk", "doctor"}
 PATHS = ("--kernel", "--initramfs", "--control", "--metrics", "--pid-file", "--timeline", "--profile",
-         "--log-file")
+         "--log-file", "--allow-path")
 TEXTS = ("--name", "--cmdline", "--append", "--cpus", "--memory", "--disk", "--volume")
 WORDS = {"--sandbox": {"on", "off"}, "--log-format": {"text", "json"}, "--ready": {"started", "serial:", "mark:"},
          "--log-level": {"trace", "debug", "info", "warn", "error", "off"}, "--notify": {"fd:"},

@@ -209,6 +209,7 @@ path = "vm.sock"
 path = "m"
 [sandbox]
 enabled = false
+allow_paths = ["/srv/images"]
 """
 
 
@@ -269,7 +270,7 @@ class ConfigurationFile(unittest.TestCase):
     def test_options_are_those_that_set_the_key(self):
         values = {"--cpus": "2", "--memory": "64M", "--sandbox": "off", "--log-level": "warn",
                   "--log-format": "json", "--serial": "null", "--ready": "mark:1", "--notify": "fd:5", "--disk": "id=a,path=a",
-                  "--volume": "id=a,path=a,size=1G"}
+                  "--volume": "id=a,path=a,size=1G", "--allow-path": "/x"}
         seen = set()
         before = dict(flat_keys(self.check('boot.kernel = "k"\n')))
         for key, (_, text) in self.told().items():

@@ -166,6 +166,9 @@ class BadInputs(unittest.TestCase):
         self.refused(BAD_INPUT, ["boot.kernel"], "--kernel", self.directory)
         self.refused(BAD_INPUT, ["boot.kernel"], "--kernel", "/dev/zero")
         self.refused(CONFIG, ["boot.kernel"], "--memory", "64M")
+        self.refused(MISSING, ["sandbox.allow_paths", "/nowhere"], "--kernel", PROBE, "--allow-path", "/nowhere")
+        self.refused(CONFIG, ["sandbox.allow_paths", "/dev/zero"], "--kernel", PROBE, "--allow-path", "/dev/zero")
+        self.refused(USAGE, ["--allow-path", "absolute"], "--kernel", PROBE, "--allow-path", "images")
 
     def test_initramfs_larger_than_memory(self):
         huge = self.directory / "initramfs"

@@ -190,9 +190,7 @@ class Drive(DriveCase):
         self.killed(process)
 
 
-class Http(DriveCase):
-    """What `vireo ctl` would not send."""
-
+class HttpCase(DriveCase):
     def post(self, body, files=()):
         connection = socket.socket(socket.AF_UNIX)
         self.addCleanup(connection.close)
@@ -208,6 +206,10 @@ class Http(DriveCase):
         connection.close()
         return response.status, answer
 
+
+class Http(HttpCase):
+    """What `vireo ctl` would not send."""
+
     def test_requests_that_are_none(self):
         process = self.vm("op=randread ms=600000")
         for body in (b"", b"[]", b"{", {}, {"id": 5}, {"id": "d", "size": 1.5}, {"id": "d", "size": -1}, {"id": "d", "size": SIZE},
@@ -217,7 +219,6 @@ class Http(DriveCase):
                 status, answer = self.post(body)
                 self.assertEqual(status, 400, answer)
                 self.assertNotIn("\n", answer["error"])
-        self.assertIn("SCM_RIGHTS", self.post({"id": "d", "path": "/new"})[1]["error"])
         self.killed(process)
 
     def test_descriptors_that_are_of_no_use(self):
@@ -237,6 +238,90 @@ class Http(DriveCase):
         self.assertEqual(self.config()["disk"][0]["path"], "/new")
         values = self.finished(process)
         self.assertEqual((values["errors"], values["wrong"]), (0, 0))
+
+
+class Allowed(HttpCase):
+    """Files that a client names and does not open: sandbox.allow_paths."""
+
+    def named(self, path):
+        return self.post({"id": "d", "path": str(path)})
+
+    def assert_on(self, path):
+        self.assertEqual(self.named(path), (200, {"version": 1, "id": "d", "path": str(path), "size_bytes": SIZE}))
+
+    def test_a_file_by_its_path(self):
+        images = self.directory / "images"
+        (images / "sub").mkdir(parents=True)
+        inside = [self.make("images/one"), self.make("images/sub/two")]
+        for transport, sandbox, disk in (("mmio", "on", ""), ("pci", "off", ",direct"), ("mmio", "on", ",readonly")):
+            with self.subTest(transport=transport, sandbox=sandbox, disk=disk):
+                process = self.vm(f"op=randread verify=1 {BUSY}", "--sandbox", sandbox, "--allow-path", images,
+                                  disk=disk + LIMIT, transport=transport)
+                for path in inside:
+                    self.assert_on(path)
+                    self.assertEqual(lockable(path), disk == ",readonly")
+                self.assertTrue(lockable(inside[0]))
+                values = self.finished(process)
+                self.assertEqual((values["errors"], values["wrong"], values["requests"]), (0, 0, 60000))
+
+    def test_ways_to_write_it_down(self):
+        images = self.directory / "images"
+        (images / "sub").mkdir(parents=True)
+        self.make("images/one")
+        (images / "sub/link").symlink_to("../one")
+        (self.directory / "link").symlink_to("images")
+        process = self.vm("op=randread ms=600000", "--allow-path", f"{self.directory}//link/./",
+                          "--allow-path", self.image)
+        one = f"{self.directory}/link/one"
+        self.assert_on(one)
+        for path in (f"/{self.directory}//link/./sub/../one", f"{self.directory}/link/sub/link"):
+            self.assertIn("in use by this VM", self.named(path)[1]["error"])
+            self.killed(process)
+            process = self.vm("op=randread ms=600000", "--allow-path", self.directory / "link",
+                              "--allow-path", self.image)
+            self.assert_on(path)
+        self.assert_on(self.image)
+        # By another name than that which is allowed.
+        self.assertEqual(self.named(images / "one")[0], 400)
+        self.killed(process)
+
+    def test_nothing_else(self):
+        images = self.directory / "images"
+        images.mkdir()
+        other = self.make("other")
+        for name, target in (("out", "../other"), ("far", other), ("loop", "loop"), ("up", "..")):
+            (images / name).symlink_to(target)
+        os.mkfifo(images / "pipe")
+        (images / "odd").write_bytes(bytes(1000))
+        self.make("images-2")
+        given = self.make("given")
+        process = self.vm("op=randread ms=600000", "--allow-path", images, "--allow-path", given)
+        leads_out = f"leads out of {images}, which sandbox.allow_paths has"
+        for path, reason in ((other, "not within sandbox.allow_paths; name a directory of it there, or send the open file"),
+                             ("images/one", "not within sandbox.allow_paths"), ("", "path: wants a path"),
+                             ("fd:0", "not within sandbox.allow_paths"), ("/", "not within sandbox.allow_paths"),
+                             (f"{images}-2", "not within sandbox.allow_paths"),
+                             (given / "x", "not within sandbox.allow_paths"),
+                             (f"{images}/../other", leads_out), (images / "out", leads_out),
+                             (images / "far", leads_out), (images / "up/other", leads_out),
+                             (images / "loop", "Too many levels"), (images / "none", "No such file"),
+                             (images, "directory"), (images / "pipe", "neither a regular file nor a block device"),
+                             (images / "odd", "multiple of 512"), (images / "odd/x", "Not a directory")):
+            with self.subTest(path):
+                status, answer = self.named(path)
+                self.assertEqual(status, 400, answer)
+                self.assertIn(reason, answer["error"])
+                self.assertNotIn("\n", answer["error"])
+        # A file is the one that it was.
+        given.rename(self.directory / "before")
+        for make in (lambda: self.make("given"), lambda: given.symlink_to("before")):
+            given.unlink(missing_ok=True)
+            make()
+            self.assertEqual(self.named(given)[0], 400)
+        given.unlink()
+        (self.directory / "before").rename(given)
+        self.assert_on(given)
+        self.killed(process)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ FORBIDDEN = {
 # What the main thread may do and a vCPU's may not.
 FORBIDDEN_TO_VCPUS = {
     "io_uring_enter": (426, 0), "unlinkat": (263, 0), "renameat": (264, 0), "openat below a directory": (257, 3, 0),
+    "openat2 below a directory": (437, 3, 0),
     "close": (3, 99), "pread64": (17, 99), "TIOCGPGRP": (16, 0, TIOCGPGRP, 0), "shutdown": (48, 99),
     "pwritev2": (328, 99, 0), "ftruncate": (77, 99), "lseek": (8, 99), "statx": (332, 99), "BLKSSZGET": (16, 99, 0x1268),
 }
@@ -166,6 +167,40 @@ class ForbiddenAsRoot(unittest.TestCase):
                     self.assertIn(result, (-errno.EACCES, -errno.ENOENT, -errno.EROFS))
             self.assertEqual((directory / "other").read_text(encoding="ascii"), "kept")
             self.assertFalse((directory / "new").exists())
+
+
+    def test_what_is_allowed_is_opened_and_nothing_beside_it(self):
+        with tempfile.TemporaryDirectory() as name:
+            directory = pathlib.Path(name)
+            (directory / "images/sub").mkdir(parents=True)
+            files = [directory / file for file in ("other", "one", "two", "images/in", "images/sub/in")]
+            for file in files:
+                file.write_text("kept", encoding="ascii")
+            (directory / "images/out").symlink_to("../other")
+            (directory / "images/inner").symlink_to("sub/in")
+            with self.vm("--allow-path", directory / "images", "--allow-path", directory / "one") as traced:
+                main = traced.thread("vireo")
+                held = {os.readlink(entry).rstrip("/"): int(entry.name)
+                        for entry in pathlib.Path(f"/proc/{traced.pid}/fd").iterdir()}
+                images = next(number for path, number in held.items() if path.endswith("/images"))
+                beside = next(number for path, number in held.items() if path.endswith(f"/{directory.name}"))
+
+                def opened(descriptor, path, flags):
+                    return traced.call(main, 257, descriptor, None, flags, 0o600, text=path)
+                for descriptor, path in ((images, b"in"), (images, b"sub/in"), (images, b"inner"), (beside, b"one"),
+                                         (beside, b"images/in")):
+                    self.assertGreaterEqual(opened(descriptor, path, os.O_RDWR), 0, path)
+                refused = (-errno.EACCES, -errno.ENOENT, -errno.EROFS)
+                for descriptor, path, flags in (
+                        (images, b"out", os.O_RDONLY), (images, b"../other", os.O_RDONLY), (images, b"../other", os.O_RDWR),
+                        (images, b"..", os.O_RDONLY), (images, b".", os.O_RDONLY | os.O_DIRECTORY),
+                        (images, b"new", os.O_WRONLY | os.O_CREAT), (images, b"/etc/passwd", os.O_RDONLY),
+                        (beside, b"two", os.O_RDONLY), (beside, b"two", os.O_RDWR)):
+                    self.assertIn(opened(descriptor, path, flags), refused, path)
+                self.assertIn(traced.call(main, 263, images, None, 0, text=b"in"), refused)  # unlinkat
+            for file in files:
+                self.assertEqual(file.read_text(encoding="ascii"), "kept")
+            self.assertFalse((directory / "images/new").exists())
 
 
 class Process(unittest.TestCase):
