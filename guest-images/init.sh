@@ -6,6 +6,7 @@
 #   wait     until the power button is pressed       deaf    the same, and ignores the button
 #   panic    the kernel panics                       busy     waits without ever being idle
 #   script   does each line as a shell's, with disks ready to be mounted, until quit
+#   added    does what /added.sh says, of an archive behind this one, with disks ready to be mounted
 # Without a word, a command line with root= is that of a system of its own: its init takes over.
 # A line that says rng is answered by echo with what the virtio random number generator gave.
 # poweroff and reboot never come here.
@@ -41,7 +42,7 @@ listen() {
     { head -c 1 <&3 >/dev/null && poweroff -f; } &
   done
 }
-case $word in deaf | root) ;; *) listen ;; esac
+case $word in deaf | root | added) ;; *) listen ;; esac
 read_rng() {
   load virtio
   echo "rng: $(cat /sys/class/misc/hw_random/rng_current)"
@@ -109,6 +110,10 @@ case $word in
       echo "script: $?"
     done
     poweroff -f ;;
+  added)
+    load virtio
+    load ext4
+    . /added.sh ;;
   echo)
     echo "echo: ready"
     while read -r line; do
