@@ -99,8 +99,8 @@ class Processor(unittest.TestCase):
 
 
 class Line(unittest.TestCase):
-    TIMES = {"begin": block.Times(1.0, {"1": (0.0, 0.0, 0.0)}, (10.0, 20.0)),
-             "end": block.Times(2.0, {"1": (0.75, 0.0, 0.7)}, (12.0, 22.0))}
+    TIMES = {("begin",): block.Times(1.0, {"1": (0.0, 0.0, 0.0)}, (10.0, 20.0)),
+             ("end",): block.Times(2.0, {"1": (0.75, 0.0, 0.7)}, (12.0, 22.0))}
 
     def test_figures(self):
         self.assertEqual(block.read_figures(LINE, self.TIMES),
@@ -108,7 +108,7 @@ class Line(unittest.TestCase):
                           "doorbells": 0.25, "others": 0.5, "depth": 21})
 
     def test_what_is_no_good_run(self):
-        only_begin = {"begin": self.TIMES["begin"]}
+        only_begin = {("begin",): self.TIMES["begin",]}
         for line, times, why in ((LINE.replace(b"errors=0", b"errors=2"), self.TIMES, "2 errors"),
                                  (LINE.replace(b"requests=1000", b"requests=0"), self.TIMES, "0 requests"),
                                  (LINE[:-2], self.TIMES, "without a result"), (b"", self.TIMES, "without a result"),
@@ -127,7 +127,7 @@ class Reports(unittest.TestCase):
         text = self.text(contender("ours", **FIGURES), contender("theirs", ["--x"], **FIGURES | {"iops": 800.0}),
                          contender("shallow", **FIGURES | {"depth": 21}), contender("broken"))
         lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ") and ":" not in line}
-        for word in ("2000/s", "2000 – 2000", " 1.00 ", "8 MB/s", "2 µs", "9 µs", "3 µs", "0.25", "7%", "3/3"):
+        for word in ("2000/s", "2000 – 2000", " 1.00 ", "8.2 MB/s", "2 µs", "9 µs", "3 µs", "0.25", "7%", "3/3"):
             self.assertIn(word, lines["ours"])
         self.assertIn(" 0.40 ", lines["theirs"])
         self.assertIn("shallow (depth 21)", lines["shallow"])
@@ -148,11 +148,17 @@ class Reports(unittest.TestCase):
 
 class CommandLine(unittest.TestCase):
     def test_what_does_not_go_together_is_refused(self):
+        fio = ["--kernel", "k", "--initramfs", "i", "--rootfs", "r", "--jobs", "read/4K/1"]
         for words, said in ((["block"], "block needs --probe"),
                             (["block", "--probe", "p", "--jobs", "read/4K/1000"], "no job is called read/4K/1000"),
                             (["block", "--probe", "p", "--cpus", "2"], "block takes no --cpus"),
                             (["block", "--probe", "p", "--kvmtool", "k"], "block takes no --kvmtool"),
-                            (["block", "--probe", "p", "--kernel", "k"], "block takes no --kernel"),
+                            (["block", "--probe", "p", "--kernel", "k"], "block with --probe takes no --kernel"),
+                            (["block", "--kernel", "k", "--initramfs", "i"], "for fio --rootfs"),
+                            (["block", *fio, "--memory", "128"], "need 129"),
+                            (["boot", *fio[:6], "--kvmtool", "k"], "boot --rootfs takes no --kvmtool"),
+                            (["memory", "--rootfs", "r"], "--rootfs is for boot and block"),
+                            (["boot", "--ext4"], "--ext4 is for block"),
                             (["block", "--probe", "p", "--append", "x"], "--append goes with --explain"),
                             (["block", "--probe", "p", "--explain"], "--explain is for boot"),
                             (["block", "--probe", "p", "--together", "2"], "--together is for start"),
@@ -208,10 +214,11 @@ class Runs(unittest.TestCase):
     @unittest.skipUnless(QEMU and KVM, "no QEMU or no usable /dev/kvm")
     def test_qemu_on_each_transport(self):
         job = block.parse_job("randwrite/4K/32")
-        arguments = argparse.Namespace(qemu=QEMU, probe=PROBE, memory=128, seconds=0.5)
+        arguments = argparse.Namespace(vireo=VIREO, qemu=QEMU, probe=PROBE, memory=128, seconds=0.5,
+                                       firecracker=None, cloud_hypervisor=None)
+        found = {each.name: each for each in block.contenders(arguments, job, self.work, self.disk)}
         for transport in ("mmio", "pci"):
-            qemu = block.qemu(arguments, "threads", transport, job.words(0.5), self.disk)
-            run = block.run_job(qemu, 60, self.disk)
+            run = block.run_job(found[f"qemu threads {transport}"], 60, self.disk)
             self.assertTrue(run.ok, run.why)
             self.assertEqual(run.extra["depth"], 32)
             self.assertAlmostEqual(run.extra["bandwidth"] / run.extra["iops"], 4096)

@@ -18,7 +18,6 @@ of its clock met, so a short job has it coarsely.
 import contextlib
 import dataclasses
 import html
-import json
 import math
 import os
 import re
@@ -27,11 +26,13 @@ import subprocess
 import time
 
 import report
+import vmms
 from api import cpu_seconds
-from measure import Contender, Run, telling
+from measure import Run, telling
 
 MIB = 1 << 20
 PIECE = 4096
+EXT4_BYTES = 32 * MIB  # what a small one takes for itself
 QUIET_MS = 50  # of the guest, before and after its job
 PROBE_MIB = 16  # of guest memory, beside the buffers of a job
 OPS = ("read", "write", "randread", "randwrite")
@@ -39,8 +40,6 @@ SIZES = {"4K": 4096, "64K": 65536, "1M": MIB}
 DEPTHS = (1, 32, 128)
 DEFAULT_JOBS = ("randread/4K/1", "randread/4K/32", "randwrite/4K/1", "randwrite/4K/32", "read/1M/8")
 ALL_JOBS = [f"{op}/{size}/{depth}" for size in SIZES for op in OPS for depth in DEPTHS]
-# Where QEMU's microvm has its PCI; it has no MCFG, and no firmware that gives BARs their addresses.
-QEMU_PCI = "ecam=0xe0000000 pci_window=0xc0000000"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,62 +88,25 @@ def settle_disk(path):
         os.fsync(file.fileno())
 
 
+@contextlib.contextmanager
+def disk_directory(work, size):
+    """On an ext4 of its own, with room for a file of `size`: a loop device's, in `work`."""
+    image, directory = work / "ext4.img", work / "ext4"
+    with open(image, "wb") as file:
+        file.truncate(size + size // 8 + EXT4_BYTES)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", image], check=True, stdout=subprocess.DEVNULL)
+    directory.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
 def contenders(arguments, job, work, disk):
     """All VMMs that are given, in all their ways to serve this job."""
-    words = job.words(arguments.seconds)
-    for transport in ("mmio", "pci"):
-        yield vireo(arguments, transport, words, work, disk)
-    if arguments.qemu:
-        for engine in ("io_uring", "threads"):
-            for transport in ("mmio", "pci"):
-                yield qemu(arguments, engine, transport, words, disk)
-    if arguments.firecracker:
-        for engine in ("Sync", "Async"):
-            for transport in ("mmio", "pci"):
-                yield firecracker(arguments, engine, transport, words, work, disk)
-    if arguments.cloud_hypervisor:
-        yield Contender("cloud-hypervisor pci", [
-            arguments.cloud_hypervisor, "--kernel", arguments.probe, "--cmdline", words, "--memory",
-            f"size={arguments.memory}M", "--serial", "tty", "--console", "off", "--disk",
-            f"path={disk},image_type=raw,queue_size=256"])
-
-
-def vireo(arguments, transport, words, work, disk):
-    if transport == "mmio":
-        words = f"{words} acpi=off"
-    config = work / f"vireo-{transport}.toml"
-    config.write_text(f'[machine]\nmemory = "{arguments.memory}M"\ntransport = "{transport}"\nio_threads = 1\n'
-                      f"[boot]\nkernel = {json.dumps(arguments.probe)}\ncmdline = {json.dumps(words)}\n"
-                      f'[[disk]]\nid = "bench"\npath = {json.dumps(str(disk))}\n', encoding="utf-8")
-    return Contender(f"vireo {transport}", [arguments.vireo, "run", str(config)])
-
-
-def qemu(arguments, engine, transport, words, disk):
-    machine = {"mmio": ["microvm,pit=off,pic=off,rtc=off,acpi=off,isa-serial=on", "-global",
-                        "virtio-mmio.force-legacy=false", "-device", "virtio-blk-device,drive=disk,iothread=io"],
-               "pci": ["microvm,pit=off,pic=off,rtc=off,pcie=on,isa-serial=on", "-device",
-                       "virtio-blk-pci,drive=disk,iothread=io"]}[transport]
-    if transport == "pci":
-        words = f"{words} {QEMU_PCI}"
-    return Contender(f"qemu {engine} {transport}", [
-        arguments.qemu, "-object", "iothread,id=io", "-drive",
-        f"if=none,id=disk,file={disk},format=raw,aio={engine}", "-M", *machine, "-accel", "kvm", "-m",
-        str(arguments.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial",
-        "stdio", "-kernel", arguments.probe, "-append", words])
-
-
-def firecracker(arguments, engine, transport, words, work, disk):
-    config = work / f"firecracker-{engine}-{transport}.json"
-    config.write_text(json.dumps({
-        "boot-source": {"kernel_image_path": arguments.probe, "boot_args": words},
-        "drives": [{"drive_id": "disk", "path_on_host": str(disk), "is_root_device": False,
-                    "is_read_only": False, "io_engine": engine}],
-        "machine-config": {"vcpu_count": 1, "mem_size_mib": arguments.memory}}), encoding="utf-8")
-    filters = arguments.firecracker_filters
-    return Contender(f"firecracker {engine} {transport}", [
-        arguments.firecracker, "--no-api", "--level", "Error", "--config-file", str(config),
-        *(["--enable-pci"] if transport == "pci" else []),
-        *(["--seccomp-filter", filters] if filters else ["--no-seccomp"])])
+    return vmms.contenders(arguments, vmms.Guest(arguments.probe, job.words(arguments.seconds), arguments.memory,
+                                                 (vmms.Disk("bench", disk),), acpi=False), work)
 
 
 # --- one run -----------------------------------------------------------------------------------------------
@@ -155,6 +117,7 @@ class Times:
     process: float
     threads: dict
     machine: tuple = (0.0, 0.0)
+    at: float = 0.0
 
 
 def read_times(pid):
@@ -171,7 +134,7 @@ def read_times(pid):
     with open("/proc/stat", encoding="ascii") as file:
         user, nice, system, idle, iowait, *interrupts = (int(word) / tick for word in file.readline().split()[1:9])
     busy = user + nice + system + sum(interrupts)
-    return Times(cpu_seconds(pid), threads, (busy, busy + idle + iowait))
+    return Times(cpu_seconds(pid), threads, (busy, busy + idle + iowait), time.monotonic())
 
 
 def vmm_seconds(before, after):
@@ -191,6 +154,15 @@ def others_share(before, after):
     return max(busy - (after.process - before.process), 0.0) / processors if processors > 0 else 0.0
 
 
+def lost_ticks(before, after):
+    """How much longer the processors were busy between the two than ticks of their clock have told."""
+    busy, processors = (late - early for early, late in zip(before.machine, after.machine))
+    if busy <= 0:
+        return 1.0
+    return max((after.at - before.at) * os.cpu_count() - (processors - busy), busy) / busy
+
+
+STATE = re.compile(rb"blk_state=(begin|end)\r\n")
 LINE = re.compile(rb"probe: blk=(\S+) ([^\r\n]*)\r?\n")
 
 
@@ -204,7 +176,7 @@ def read_figures(output, times):
     numbers = {name: int(value) for name, value in told.items() if name != "transport"}
     if numbers["errors"] or numbers["requests"] == 0:
         raise ValueError(f"{numbers['requests']} requests, {numbers['errors']} errors")
-    both = times.get("begin"), times.get("end")
+    both = times.get(("begin",)), times.get(("end",))
     seconds = vmm_seconds(*both) if all(both) else None
     if seconds is None:
         raise ValueError("none of its threads has guest time")
@@ -217,6 +189,12 @@ def read_figures(output, times):
 
 def run_job(contender, timeout, disk):
     """One run of the job, up to its result; then the process is killed."""
+    return run_watched(contender, timeout, disk, STATE, LINE, read_figures)
+
+
+def run_watched(contender, timeout, disk, state, ended, read):
+    """One run, up to where its output matches `ended`; then the process is killed. `read` makes figures of the
+    output and of the process's times at each match of `state`, by its groups; ValueError tells what was wrong."""
     settle_disk(disk)
     process = subprocess.Popen(contender.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)
@@ -225,17 +203,18 @@ def run_job(contender, timeout, disk):
     times = {}
     deadline = time.monotonic() + timeout
     try:
-        while not LINE.search(output) and (left := deadline - time.monotonic()) > 0:
+        while not ended.search(output) and (left := deadline - time.monotonic()) > 0:
             if not select.select([pipe], [], [], left)[0]:
                 continue
             chunk = os.read(pipe, 65536)
             if not chunk:
                 break
             output += chunk
-            for state in ("begin", "end"):
-                if state not in times and f"blk_state={state}\r\n".encode() in output:
-                    times[state] = read_times(process.pid)
-        return Run(True, "", extra=read_figures(bytes(output), times), inspected=True)
+            for found in state.finditer(output):
+                key = tuple(group.decode() for group in found.groups())
+                if key not in times:
+                    times[key] = read_times(process.pid)
+        return Run(True, "", extra=read(bytes(output), times), inspected=True)
     except ValueError as wrong:
         return Run(False, f"{wrong}: {telling(bytes(output))}")
     finally:
@@ -257,22 +236,29 @@ def label(contender, job):
     return contender["name"] if depth == job["depth"] else f"{contender['name']} (depth {depth:.0f})"
 
 
+def shown(job, keys):
+    """Those of `keys` that this job's figures have."""
+    had = {key for contender in job["contenders"] for key in contender["figures"] or {}}
+    return [key for key in keys if key in had]
+
+
 def row(contender, job, base):
     figures = contender["figures"]
     iops = figures["iops"]
     interval = f"{iops['median_low']:.0f} – {iops['median_high']:.0f}"
     cells = [f"  {label(contender, job):34} {report.show(iops['median'], 'iops'):>10} {interval:>17} "
              f"{iops['median'] / base:>6.2f}"]
-    cells.extend(f"{report.show(figures[key]['median'], key):>{max(len(TITLES[key]), 9)}}" for key in COLUMNS)
+    cells.extend(f"{report.show(figures[key]['median'], key):>{max(len(TITLES[key]), 9)}}"
+                 for key in shown(job, COLUMNS))
     return " ".join([*cells, f"{contender['good']:>3}/{contender['runs']}\n"])
 
 
 def table(result, out):
     """For each job a row of medians for each contender, with the ratio of its requests per second to the
     first contender's."""
-    head = " ".join([f"  {'contender':34} {TITLES['iops']:>10} {'95 % of median':>17} {'ratio':>6}",
-                     *(f"{TITLES[key]:>{max(len(TITLES[key]), 9)}}" for key in COLUMNS), " good\n"])
     for job in result["jobs"]:
+        head = " ".join([f"  {'contender':34} {TITLES['iops']:>10} {'95 % of median':>17} {'ratio':>6}",
+                         *(f"{TITLES[key]:>{max(len(TITLES[key]), 9)}}" for key in shown(job, COLUMNS)), " good\n"])
         out.write(f"{job['name']}\n{head}")
         base = next((c["figures"]["iops"]["median"] for c in job["contenders"] if c["figures"]), None)
         for contender in job["contenders"]:
@@ -291,5 +277,5 @@ def page(result):
     sections = []
     for job in result["jobs"]:
         sections.append(f"<h2>{html.escape(job['name'])}</h2>")
-        sections.extend(f"<h3>{html.escape(title)}</h3>{report.plot(job, key)}" for key, title in TITLES.items())
+        sections.extend(f"<h3>{html.escape(TITLES[key])}</h3>{report.plot(job, key)}" for key in shown(job, TITLES))
     return report.document(result, sections, result["jobs"][0]["contenders"])

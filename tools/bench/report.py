@@ -9,7 +9,8 @@ UNITS = [(1.0, "s", 1.0), (1e-3, "ms", 1e3), (0.0, "µs", 1e6)]
 
 
 FORMATS = {"resident": lambda value: f"{value / 2**20:.2f} MiB", "anonymous": lambda value: f"{value / 2**20:.2f} MiB",
-           "iops": lambda value: f"{value:.0f}/s", "bandwidth": lambda value: f"{value / 1e6:.0f} MB/s",
+           "iops": lambda value: f"{value:.0f}/s",
+           "bandwidth": lambda value: f"{value / 1e6:.{1 if value < 1e8 else 0}f} MB/s",
            "doorbells": lambda value: f"{value:.2f}", "others": lambda value: f"{value:.0%}"}
 
 
