@@ -73,10 +73,11 @@ TEST_CASE("disk: a small buffered write is over at once on a thread that may wai
     for (const std::uint64_t length : {std::uint64_t{512}, kBlock, std::uint64_t{64} << 10}) {
       // One may take its time on a machine that is busy; the next is not at once then.
       bool seen = false;
-      for (int tries = 0; tries < 100 && seen != at_once; ++tries) {
+      int tries = 0;
+      do {
         seen = d.start(DiskOp::Kind::kWrite, length, length);
         CHECK(d.result == 0);
-      }
+      } while (seen != at_once && ++tries < 100);
       CHECK(seen == at_once);
       CHECK(std::ranges::count(read_image(d.image, length, length), std::byte{0x5a}) ==
             static_cast<std::ptrdiff_t>(length));
