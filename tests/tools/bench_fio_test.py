@@ -62,7 +62,7 @@ class Figures(unittest.TestCase):
         good = told(JOB, total_ios=1000, iops=500.0, bw_bytes=2048000)
         idle = {key: block.Times(1.0, {"1": (0.0, 0.0, 0.0)}) for key in self.TIMES}
         for text, times, why in ((output(told(JOB, error=5, total_ios=1)), None, "error 5"),
-                                 (output(told(JOB)), None, "no requests"), (output(good), {}, "randwrite-4K-32"),
+                                 (output(told(JOB)), None, "no requests"), (output(good), {}, "were not seen"),
                                  (output(good, status=1), None, "status 1"), (b"", None, "without a result"),
                                  (output(good).partition(b"\n")[0], None, "without a result"),
                                  (b"fio: status 127\r\n", None, "status 127"),

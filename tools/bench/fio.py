@@ -116,8 +116,10 @@ def seconds_beside_guest(before, after):
 def read_job(job, told, times):
     """The figures of one job of fio's result, by `times` at {(state, name)}; ValueError where it went wrong."""
     name = name_of(job)
-    if told["error"] or not all((state, name) in times for state in ("begin", "end")):
+    if told["error"]:
         raise ValueError(f"{name}: error {told['error']}")
+    if not all((state, name) in times for state in ("begin", "end")):
+        raise ValueError(f"{name}: its beginning and end were not seen")
     side = told["write" if "write" in job.op else "read"]
     if side["total_ios"] == 0:
         raise ValueError(f"{name}: no requests")
