@@ -130,11 +130,15 @@ class ForbiddenAsRoot(unittest.TestCase):
                 def look():
                     memory.seek(ring + at["cqes"] + 16 * ((word("cq_tail") - 1) & word("cq_mask")))
                     answers.append(struct.unpack("QiI", memory.read(16)))
-                tail = word("sq_tail")
-                memory.seek(sqes + 64 * (tail & word("sq_mask")))
-                memory.write(struct.pack("=BBHiQQIIQ24x", opcode, 0, 0, AT_FDCWD, 0, 0, 0, 0, MARK))
-                word("sq_tail", tail + 1)
-                self.assertEqual(traced.call(traced.thread("vireo"), 426, descriptor, 1, 0, 0, look=look), 1)
+
+                def prepare():
+                    tail = word("sq_tail")
+                    memory.seek(sqes + 64 * (tail & word("sq_mask")))
+                    memory.write(struct.pack("=BBHiQQIIQ24x", opcode, 0, 0, AT_FDCWD, 0, 0, 0, 0, MARK))
+                    word("sq_tail", tail + 1)
+
+                self.assertEqual(traced.call(traced.thread("vireo"), 426, descriptor, 1, 0, 0,
+                                             prepare=prepare, look=look), 1)
         user_data, result, _ = answers[0]
         self.assertEqual(user_data, MARK)
         return result

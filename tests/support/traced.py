@@ -98,10 +98,10 @@ class Traced:
                 return int(task.name)
         raise AssertionError(f"no thread is called {name}")
 
-    def call(self, tid, number, *arguments, text=None, look=lambda: None):
+    def call(self, tid, number, *arguments, text=None, prepare=lambda: None, look=lambda: None):
         """Makes thread `tid` do one system call. Its result, or None where the process ended by it.
-        `text`, if given, is put below the thread's stack, and stands for the argument None. `look` is
-        called once after the call, before the thread goes on."""
+        `text`, if given, is put below the thread's stack, and stands for the argument None. `prepare`
+        is called when the thread stands still before the call, `look` once after it, before it goes on."""
         self.expected = frozenset([tid])
         buffer = ctypes.create_string_buffer(8 * len(REGISTERS))
         while True:
@@ -116,6 +116,7 @@ class Traced:
             if ptrace(PEEKTEXT, tid, before["rip"] - 2) & 0xffff == 0x050f:
                 break
             ptrace(CONT, tid)
+        prepare()
         place = (before["rsp"] - 4096) & ~15
         if text is not None:
             data = text + b"\0" * (8 - len(text) % 8)
