@@ -206,6 +206,9 @@ void Ring::cancel(Op& op) {
 }
 
 Result<> Ring::submit(bool wait) {
+  if (!wait && io_uring_sq_ready(&ring_) == 0 && !wants_entry()) {
+    return {};  // the kernel has nothing to take and nothing to give
+  }
   for (;;) {
     // Entered for events, the kernel also runs the completions that wait as task work.
     const int result =
