@@ -38,8 +38,7 @@ constexpr std::uint32_t kNotifyOffMultiplier = 4;
 /// §4.1.5.2: what a driver notifies with, without VIRTIO_F_NOTIFICATION_DATA.
 constexpr unsigned kNotifyWidth = 2;
 
-/// §4.1.4.5, beside VIRTIO_PCI_ISR_CONFIG.
-constexpr std::uint8_t kIsrQueue = 0x1;
+constexpr std::uint8_t kIsrQueue = 0x1;  // §4.1.4.5, beside VIRTIO_PCI_ISR_CONFIG
 
 /// What follows the header of a vendor capability, §4.1.4.
 struct CapabilityBody {
@@ -394,9 +393,8 @@ Result<> PciTransport::restore_registers(SnapshotReader& reader, unsigned slot) 
   }
   config_vector_ = state.config_vector.number;  // by which the driver may be told at once
   TRY(core_->restore(reader, slot));
-  for (std::size_t i = 0; i < queue_vectors_.size(); ++i) {
-    queue_vectors_[i] = state.queue_vectors[i].number;
-  }
+  std::ranges::transform(state.queue_vectors, queue_vectors_.begin(),
+                         &VirtioPciState::Vector::number);
   device_features_page_ = state.device_features_page;
   driver_features_page_ = state.driver_features_page;
   queue_ = state.queue;

@@ -14,6 +14,7 @@
 #include "src/base/fd.h"
 #include "src/io/reactor.h"
 #include "src/memory/guest_memory.h"
+#include "tests/support/reactor_call.h"
 
 namespace vireo {
 
@@ -37,16 +38,7 @@ struct FuzzHost {
 
   /// Begins something on the reactor's thread, and waits for its end.
   void on_reactor(const std::function<void(Task& done)>& begin) const {
-    struct Asked {
-      void run() { (*begin)(done); }
-      void end() { call.finish(); }
-      const std::function<void(Task& done)>* begin;
-      Task done;
-      Call call;
-    } asked{.begin = &begin};
-    asked.done.bind<Asked, &Asked::end>(&asked);
-    asked.call.bind<Asked, &Asked::run>(&asked);
-    CHECK(reactor->call_and_wait(asked.call));
+    CHECK(begin_and_wait(*reactor, begin));
   }
 
   Mapping room;

@@ -27,6 +27,7 @@
 #include "src/memory/guest_memory.h"
 #include "tests/support/catch.h"
 #include "tests/support/fake_ring.h"
+#include "tests/support/reactor_call.h"
 
 namespace vireo {
 
@@ -91,16 +92,7 @@ class FakeGuest {
   std::span<Reactor* const> reactors() const { return reactors_; }
   /// Begins something on the first reactor's thread, as the machine would, and waits for its end.
   void on_first_reactor(const std::function<void(Task& done)>& begin) {
-    struct Asked {
-      void run() { (*begin)(done); }
-      void end() { call.finish(); }
-      const std::function<void(Task& done)>* begin;
-      Task done;
-      Call call;
-    } asked{.begin = &begin};
-    asked.done.bind<Asked, &Asked::end>(&asked);
-    asked.call.bind<Asked, &Asked::run>(&asked);
-    REQUIRE(reactors_.front()->call_and_wait(asked.call));
+    REQUIRE(begin_and_wait(*reactors_.front(), begin));
   }
   /// Memory that nobody else has yet; the guest's address.
   std::uint64_t allocate(std::uint64_t size) {

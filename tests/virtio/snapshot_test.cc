@@ -273,6 +273,11 @@ TEST_CASE("virtio snapshot: of another device, or of none that can be") {
   vector.bytes(last).at(11) = std::byte{0};
   CHECK(problem_of(next.go_on({}, vector.sections())) ==
         "section virtio-pci 5: has a vector beyond those of the function");
+  HostileSections fewer(pci.sections());
+  fewer.bytes(last).at(13) = std::byte{1};
+  fewer.bytes(last).resize(fewer.bytes(last).size() - 2);
+  CHECK(problem_of(next.go_on({}, fewer.sections())) ==
+        "section virtio-pci 5: has vectors for 1 queues, and the device here 2");
   HostileSections isr(pci.sections());
   isr.bytes(last).at(12) = std::byte{4};
   CHECK(problem_of(next.go_on({}, isr.sections())) ==
