@@ -66,7 +66,43 @@ Result<> remember_base(OverlayFile& overlay, const DiskFile& base, const std::st
   return update_overlay_header(overlay);
 }
 
-Result<> copy_to_base(const OverlayFile& overlay, const DiskFile& base) {
+/// Calls `found(at, bytes of one, bytes of other)` for each block in which the two differ, as
+/// `read_one(at, room)` and `read_other(at, room)` tell them.
+Result<> for_each_difference(std::uint64_t size, auto read_one, auto read_other, auto found) {
+  std::vector<std::byte> room(kChunk);
+  std::vector<std::byte> other_room(kChunk);
+  for (std::uint64_t at = 0; at < size; at += kChunk) {
+    const auto one = std::span(room).first(std::min(kChunk, size - at));
+    const auto other = std::span(other_room).first(one.size());
+    TRY(read_one(at, one));
+    TRY(read_other(at, other));
+    for (std::uint64_t from = 0; from < one.size(); from += kOverlayBlock) {
+      const std::uint64_t count = std::min<std::uint64_t>(kOverlayBlock, one.size() - from);
+      if (std::memcmp(one.data() + from, other.data() + from, count) != 0) {
+        TRY(found(at + from, one.subspan(from, count)));
+      }
+    }
+  }
+  return {};
+}
+
+/// Takes in the blocks that are the base's, and that the new base has otherwise.
+Result<> take_in_differences(OverlayFile& overlay, const DiskFile& old_base,
+                             const DiskFile& new_base) {
+  return for_each_difference(
+      overlay.header.size,
+      [&](std::uint64_t at, std::span<std::byte> room) { return read_base(old_base, at, room); },
+      [&](std::uint64_t at, std::span<std::byte> room) { return read_base(new_base, at, room); },
+      [&](std::uint64_t at, std::span<const std::byte> bytes) -> Result<> {
+        if (!overlay.map.present(at / kOverlayBlock)) {
+          TRY(write_full_at(overlay.file.fd.get(), bytes, overlay.header.data_offset + at));
+          overlay.map.set(at / kOverlayBlock, 1);
+        }
+        return {};
+      });
+}
+
+Result<> copy_mapped_blocks(const OverlayFile& overlay, const DiskFile& base) {
   const OverlayHeader& header = overlay.header;
   std::vector<std::byte> room(kChunk);
   for (std::uint64_t block = 0; block < overlay.map.blocks();) {
@@ -80,7 +116,22 @@ Result<> copy_to_base(const OverlayFile& overlay, const DiskFile& base) {
     }
     block += run.count;
   }
-  return sync_data(base);
+  return {};
+}
+
+/// The map of a clone does not tell all that it has and the base has not: a discard leaves no bit,
+/// a write that was cut off before its flush may have changed a block without one, which the guest
+/// has read since, and the base may be another one.
+Result<> copy_differences(const OverlayFile& overlay, const DiskFile& base) {
+  return for_each_difference(
+      overlay.header.size,
+      [&](std::uint64_t at, std::span<std::byte> room) {
+        return read_full_at(overlay.file.fd.get(), room, overlay.header.data_offset + at);
+      },
+      [&](std::uint64_t at, std::span<std::byte> room) { return read_base(base, at, room); },
+      [&](std::uint64_t at, std::span<const std::byte> bytes) {
+        return write_chunk(base, bytes, at);
+      });
 }
 
 /// No block is the overlay's any more. The map first: data without a bit is nobody's.
@@ -109,22 +160,6 @@ Result<> write_map(OverlayFile& overlay) {
   return sync_data(overlay.file);
 }
 
-/// Takes in the blocks of [at, at + room) that are the base's, and differ between the two.
-Result<> take_in(OverlayFile& overlay, std::uint64_t at, std::span<const std::byte> old_bytes,
-                 std::span<const std::byte> new_bytes) {
-  for (std::uint64_t from = 0; from < old_bytes.size(); from += kOverlayBlock) {
-    const std::uint64_t count = std::min<std::uint64_t>(kOverlayBlock, old_bytes.size() - from);
-    const std::uint64_t block = (at + from) / kOverlayBlock;
-    if (!overlay.map.present(block) &&
-        std::memcmp(old_bytes.data() + from, new_bytes.data() + from, count) != 0) {
-      TRY(write_full_at(overlay.file.fd.get(), old_bytes.subspan(from, count),
-                        overlay.header.data_offset + at + from));
-      overlay.map.set(block, 1);
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<> commit_overlay(OverlayFile& overlay, DiskFile& base, const std::string& base_path) {
@@ -136,7 +171,8 @@ Result<> commit_overlay(OverlayFile& overlay, DiskFile& base, const std::string&
     }
     base.size = overlay.header.size;
   }
-  TRY(copy_to_base(overlay, base));
+  TRY(overlay.header.cloned ? copy_differences(overlay, base) : copy_mapped_blocks(overlay, base));
+  TRY(sync_data(base));
   // From here on both have the same, whatever is still to come.
   TRY(remember_base(overlay, base, base_path));
   return forget_blocks(overlay);
@@ -145,14 +181,7 @@ Result<> commit_overlay(OverlayFile& overlay, DiskFile& base, const std::string&
 Result<> rebase_overlay(OverlayFile& overlay, const DiskFile& old_base, const DiskFile& new_base,
                         const std::string& new_base_path) {
   if (!overlay.header.cloned) {
-    std::vector<std::byte> old_room(kChunk);
-    std::vector<std::byte> new_room(kChunk);
-    for (std::uint64_t at = 0; at < overlay.header.size; at += kChunk) {
-      const std::uint64_t count = std::min(kChunk, overlay.header.size - at);
-      TRY(read_base(old_base, at, std::span(old_room).first(count)));
-      TRY(read_base(new_base, at, std::span(new_room).first(count)));
-      TRY(take_in(overlay, at, std::span(old_room).first(count), std::span(new_room).first(count)));
-    }
+    TRY(take_in_differences(overlay, old_base, new_base));
     TRY(write_map(overlay));
   }
   return remember_base(overlay, new_base, new_base_path);

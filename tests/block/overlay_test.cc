@@ -6,6 +6,7 @@
 
 #include "devices/block/overlay_disk.h"
 #include "devices/block/overlay_file.h"
+#include "devices/block/overlay_offline.h"
 #include "tests/block/disk_fixture.h"
 
 namespace vireo {
@@ -69,6 +70,20 @@ struct Files {
   std::string base = directory / "base";
   std::string overlay = directory / "overlay";
 };
+
+/// An overlay as it begins where the file system has reflinks: with all of its base.
+void make_clone(const Files& files) {
+  {
+    const auto disk = open_overlay_disk(files.base, files.overlay);
+  }
+  Result<OverlayFile> overlay = open_overlay(files.overlay, true);
+  REQUIRE(overlay);
+  const std::vector<std::byte> base = read_image(files.base, 0, kBaseSize);
+  REQUIRE(::pwrite(overlay->file.fd.get(), base.data(), base.size(),
+                   static_cast<off_t>(overlay->header.data_offset)) == kBaseSize);
+  overlay->header.cloned = true;
+  REQUIRE(update_overlay_header(*overlay));
+}
 
 std::vector<std::byte> read_disk(OverlayMachine& m) {
   std::vector<std::byte> bytes;
@@ -177,6 +192,9 @@ TEST_CASE("overlay: many requests of all kinds at once leave what they leave on 
   constexpr unsigned kRounds = 400;
   constexpr unsigned kAtOnce = 8;
   Files files;
+  if (GENERATE(false, true)) {
+    make_clone(files);
+  }
   std::mt19937 random(1);  // NOLINT(cert-msc51-cpp,cert-msc32-c): the same each time
   std::vector<std::byte> model = read_image(files.base, 0, kBaseSize);
   std::optional<OverlayMachine> machine(std::in_place, files.base, files.overlay);
@@ -288,6 +306,65 @@ TEST_CASE("overlay: discard gives back what is the overlay's, and the base shows
   CHECK(m.blk->read(1024, 4096) == VIRTIO_BLK_S_OK);
   CHECK(std::ranges::equal(m.blk->data().first(4096),
                            read_image(files.base, std::uint64_t{1024} * 512, 4096)));
+}
+
+/// Puts the overlay over `base` in a way of `vireo disk`.
+void commit(const Files& files, const std::string& base) {
+  Result<OverlayFile> overlay = open_overlay(files.overlay, true);
+  REQUIRE(overlay);
+  DiskFile file = open_test_file(base, {.writable = true});
+  REQUIRE(commit_overlay(*overlay, file, base));
+}
+
+void rebase(const Files& files, const std::string& base) {
+  Result<OverlayFile> overlay = open_overlay(files.overlay, true);
+  REQUIRE(overlay);
+  REQUIRE(rebase_overlay(*overlay, open_test_file(files.base, {}), open_test_file(base, {}), base));
+}
+
+TEST_CASE("overlay: what a guest has seen is in the base that it is committed to") {
+  const Files files;
+  const bool cloned = GENERATE(false, true);
+  const bool rebased = GENERATE(false, true);
+  CAPTURE(cloned, rebased);
+  if (cloned) {
+    make_clone(files);
+  }
+  std::vector<std::byte> seen;
+  {
+    OverlayMachine m(files.base, files.overlay);
+    std::ranges::fill(m.blk->data(), std::byte{0x33});
+    CHECK(m.blk->write(3, 512) == VIRTIO_BLK_S_OK);
+    CHECK(m.blk->trim(VIRTIO_BLK_T_DISCARD, {.sector = 1024, .num_sectors = 64, .flags = 0}) ==
+          VIRTIO_BLK_S_OK);
+    CHECK(m.blk->flush() == VIRTIO_BLK_S_OK);
+    // Without a flush: the power is cut.
+    CHECK(m.blk->write(512, 4096) == VIRTIO_BLK_S_OK);
+    m.driver->reset();
+  }
+  {
+    OverlayMachine m(files.base, files.overlay);
+    seen = read_disk(m);
+    CHECK(m.blk->flush() == VIRTIO_BLK_S_OK);
+    m.driver->reset();
+  }
+  CHECK(seen[3 * 512] == std::byte{0x33});
+  std::string base = files.base;
+  if (rebased) {
+    base = files.directory / "other";
+    make_image(base, kBaseSize);
+    const UniqueFd fd(::open(base.c_str(), O_RDWR));
+    REQUIRE(::pwrite(fd.get(), "other", 5, 4096 * 100) == 5);
+    rebase(files, base);
+  }
+  {
+    OverlayMachine m(base, files.overlay);
+    CHECK((read_disk(m) == seen));
+  }
+  commit(files, base);
+  CHECK((read_image(base, 0, kBaseSize) == seen));
+  OverlayMachine m(base, files.overlay);
+  CHECK((read_disk(m) == seen));
 }
 
 TEST_CASE("overlay: the header, and what is none") {

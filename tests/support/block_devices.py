@@ -50,9 +50,9 @@ def loop_device(file):
 
 
 @contextlib.contextmanager
-def mounted(device, directory):
-    """`device` has an ext4, which recovers now by its journal if it was cut off."""
-    call(LIBC.mount, os.fsencode(device), os.fsencode(directory), b"ext4", 0, None)
+def mounted(device, directory, file_system="ext4"):
+    """A file system with a journal recovers by it now if it was cut off."""
+    call(LIBC.mount, os.fsencode(device), os.fsencode(directory), file_system.encode(), 0, None)
     try:
         yield directory
     finally:
