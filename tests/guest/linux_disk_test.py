@@ -293,29 +293,6 @@ class Debian(InDirectory):
             {disk}
             """
 
-    def boot_twice(self, config):
-        """What the guest keeps between two boots; it ends by its own word, then by its power button."""
-        guest = Guest(self, self.directory, config, debian=True)
-        self.assertEqual(guest.do("findmnt -n -o SOURCE,FSTYPE / | tr -s ' '"), "/dev/vda ext4")
-        self.assertIn("virtio-root", guest.do("ls /dev/disk/by-id"))
-        guest.do("echo kept >/root/file")
-        guest.quit()
-        guest = Guest(self, self.directory, config, debian=True)
-        self.assertEqual(guest.do("cat /root/file"), "kept")
-        self.assertNotIn("recovery", guest.do("dmesg | grep EXT4-fs"), "it was unmounted")
-        guest.process.send_signal(signal.SIGTERM)
-        guest.end()
-
-    def test_a_disk_of_its_own(self):
-        self.boot_twice(self.config("mmio"))
-
-    def test_an_overlay_leaves_its_base_alone(self):
-        before = data_checksum(self.base)
-        overlay = self.directory / "root.overlay"
-        self.boot_twice(self.config("pci", f'overlay = "{overlay}"'))
-        self.assertEqual(data_checksum(self.base), before)
-        self.assertGreater(overlay.stat().st_blocks * SECTOR, MIB)
-
     def test_cloud_init_takes_its_seed(self):
         guest = Guest(self, self.directory, self.config("mmio") + """
             [cloud_init]
@@ -333,23 +310,13 @@ class Debian(InDirectory):
                          "web-1\nby web-1 at cidata\nAda Lovelace:/bin/bash\ni-1")
         guest.quit()
 
-    def verify(self, transport):
-        """Four jobs on one disk, and a fifth on another, while both are changed under them."""
-        data = self.image("data.img", 32 * MIB, b"x")
-        others = [self.image("first.img", 4 * MIB, b"1"), self.image("second.img", 6 * MIB, b"2")]
-        socket = self.directory / "vm.sock"
-        guest = Guest(self, self.directory, self.config(transport) + f"""
-            [[disk]]
-            id = "data"
-            path = "{data}"
-            queues = "cpus"
-            [[disk]]
-            id = "other"
-            path = "{others[0]}"
-            [control]
-            path = "{socket}"
-            """, debian=True)
+    def look_at_root(self, guest):
+        self.assertEqual(guest.do("findmnt -n -o SOURCE,FSTYPE / | tr -s ' '"), "/dev/vda ext4")
+        self.assertIn("virtio-root", guest.do("ls /dev/disk/by-id"))
+        guest.do("echo kept >/root/file")
 
+    def verify(self, guest, socket):
+        """Four jobs on one disk, and a fifth on another, while both are changed under them."""
         def drive(*words):
             done = run("ctl", socket, "drive", *words)
             self.assertEqual(done.status, 0, done)
@@ -358,7 +325,7 @@ class Debian(InDirectory):
         guest.do(f"fio {FIO_READER} >/tmp/read 2>&1 & read=$!")
         drive("data", "size=40M")
         guest.do(f"until [ $(blockdev --getsize64 /dev/vdb) = {40 * MIB} ]; do sleep 0.1; done")
-        for path, byte in ((others[1], "2"), (others[0], "1")) * 2:
+        for path, byte in ((self.others[1], "2"), (self.others[0], "1")) * 2:
             drive("other", f"path={path}")
             guest.do(f"until [ $(blockdev --getsize64 /dev/vdc) = {path.stat().st_size} ]; do sleep 0.1; done")
             self.assertEqual(guest.do("dd if=/dev/vdc iflag=direct bs=4096 skip=1023 count=1 2>/dev/null | tail -c 1"), byte)
@@ -371,15 +338,50 @@ class Debian(InDirectory):
         self.assertIn("err= 0:", said)
         guest.do("dd if=/dev/urandom of=/dev/vdb bs=1M seek=39 count=1 conv=fsync 2>/dev/null")
         self.assertEqual(guest.do("dmesg | grep -iwE 'I/O error|reset' || true"), "")
+
+    def look_afterwards(self, config):
+        """What the guest has left, as a second one finds it."""
+        data = self.data.read_bytes()
+        self.assertTrue(data[24 * MIB:32 * MIB] == bytes(8 * MIB), "what is only discarded is zero")
+        self.assertTrue(any(data[39 * MIB:]))
+        guest = Guest(self, self.directory, config)
+        self.assertEqual(guest.do("mount -t ext4 /dev/vda /root && cat /root/root/file"), "kept")
+        self.assertNotIn("recovery", guest.do("dmesg | grep EXT4-fs"), "it was unmounted")
+        guest.do("umount /root")
         guest.quit()
-        self.assertTrue(data.read_bytes()[24 * MIB:32 * MIB] == bytes(8 * MIB), "what is only discarded is zero")
-        self.assertTrue(any(data.read_bytes()[39 * MIB:]))
 
-    def test_fio_verifies_what_it_wrote_mmio(self):
-        self.verify("mmio")
+    def live_on(self, transport, disk=""):
+        """All that a system does with its disks, until its power button."""
+        self.data = self.image("data.img", 32 * MIB, b"x")
+        self.others = [self.image("first.img", 4 * MIB, b"1"), self.image("second.img", 6 * MIB, b"2")]
+        socket = self.directory / "vm.sock"
+        config = self.config(transport, disk) + f"""
+            [[disk]]
+            id = "data"
+            path = "{self.data}"
+            queues = "cpus"
+            [[disk]]
+            id = "other"
+            path = "{self.others[0]}"
+            [control]
+            path = "{socket}"
+            """
+        guest = Guest(self, self.directory, config, debian=True)
+        self.look_at_root(guest)
+        self.verify(guest, socket)
+        guest.process.send_signal(signal.SIGTERM)
+        guest.end()
+        self.look_afterwards(config)
 
-    def test_fio_verifies_what_it_wrote_pci(self):
-        self.verify("pci")
+    def test_on_a_disk_of_its_own_mmio(self):
+        self.live_on("mmio")
+
+    def test_on_an_overlay_that_leaves_its_base_alone_pci(self):
+        before = data_checksum(self.base)
+        overlay = self.directory / "root.overlay"
+        self.live_on("pci", f'overlay = "{overlay}"')
+        self.assertEqual(data_checksum(self.base), before)
+        self.assertGreater(overlay.stat().st_blocks * SECTOR, MIB)
 
 
 if __name__ == "__main__":

@@ -229,12 +229,6 @@ class Limits(DiskCase):
 
 class AsRoot(DiskCase):
     def test_a_disk_that_does_not_answer_keeps_nobody_from_leaving(self):
-        self.leave_a_disk_that_does_not_answer(threads=0)
-
-    def test_nor_does_it_where_a_thread_of_its_own_serves_it(self):
-        self.leave_a_disk_that_does_not_answer(threads=1)
-
-    def leave_a_disk_that_does_not_answer(self, threads):
         mount = self.directory / "frozen"
         mount.mkdir()
         room = self.directory / "room"
@@ -243,21 +237,16 @@ class AsRoot(DiskCase):
         subprocess.run(["mount", "-o", "loop", room, mount], check=True)
         # The kernel closes what io_uring had open a moment after the process is gone.
         self.addCleanup(subprocess.run, ["umount", "--lazy", mount], check=True)
-        self.image = mount / "image"
-        self.image.write_bytes(bytes(SIZE))
-        pid_file = self.directory / "pid"
-        arguments = self.arguments("op=randwrite depth=8 ms=600000 pause=1", "--pid-file", pid_file, threads=threads)
-        with subprocess.Popen([VIREO, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True) as process:
-            self.addCleanup(process.kill)
-            process.stdout.readline()
-            subprocess.run(["fsfreeze", "--freeze", mount], check=True)
-            try:
-                # The guest comes to its end in the middle of its writes.
+        # Where the main thread serves the disk, and where one of its own does.
+        machines = [self.write_without_end(mount / f"image-{threads}", threads) for threads in (0, 1)]
+        subprocess.run(["fsfreeze", "--freeze", mount], check=True)
+        try:
+            # The guests come to their ends in the middle of their writes.
+            for _ in range(2):
                 time.sleep(0.5)
-                process.terminate()
-                time.sleep(0.5)
-                process.terminate()
+                for process, _ in machines:
+                    process.terminate()
+            for process, pid_file in machines:
                 for line in process.stderr:
                     if "a disk has not answered for 30s" in line:
                         break
@@ -265,9 +254,21 @@ class AsRoot(DiskCase):
                     self.fail("it did not tell")
                 while pid_file.exists():
                     time.sleep(0.01)
-            finally:
-                subprocess.run(["fsfreeze", "--unfreeze", mount], check=True)
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", mount], check=True)
+        for process, _ in machines:
             self.assertEqual(process.wait(60), 0)
+
+    def write_without_end(self, image, threads):
+        """The process of a VM whose guest does so, and its pid file."""
+        self.image = image
+        image.write_bytes(bytes(SIZE))
+        pid_file = image.parent.parent / f"pid-{threads}"
+        arguments = self.arguments("op=randwrite depth=8 ms=600000 pause=1", "--pid-file", pid_file, threads=threads)
+        process = subprocess.Popen([VIREO, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(reap, process)
+        process.stdout.readline()
+        return process, pid_file
 
 
 if __name__ == "__main__":
