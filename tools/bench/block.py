@@ -25,6 +25,7 @@ import select
 import subprocess
 import time
 
+import paired
 import report
 import vmms
 from api import cpu_seconds
@@ -242,27 +243,52 @@ def shown(job, keys):
     return [key for key in keys if key in had]
 
 
+def transport(contender):
+    return contender["name"].rpartition(" ")[2]
+
+
+def bases(contenders):
+    """{transport: the first of the contenders on it that ran}."""
+    found = {}
+    for contender in contenders:
+        if contender["figures"]:
+            found.setdefault(transport(contender), contender)
+    return found
+
+
+def ratio(contender, base):
+    """(of its requests per second to the base's, lowest, highest). What slows a whole round of runs down falls
+    out, where each had a good run in each; without an interval where there are too few."""
+    own, other = contender["values"]["iops"], base["values"]["iops"]
+    if contender["good"] != contender["runs"] or base["good"] != base["runs"]:
+        return contender["figures"]["iops"]["median"] / base["figures"]["iops"]["median"], None, None
+    found = paired.interval([math.log(one / two) for one, two in zip(own, other, strict=True)])
+    return tuple(None if value is None else math.exp(value) for value in found)
+
+
 def row(contender, job, base):
     figures = contender["figures"]
     iops = figures["iops"]
     interval = f"{iops['median_low']:.0f} – {iops['median_high']:.0f}"
+    found, low, high = ratio(contender, base)
+    between = "" if low is None or contender is base else f"{low:.2f} – {high:.2f}"
     cells = [f"  {label(contender, job):34} {report.show(iops['median'], 'iops'):>10} {interval:>17} "
-             f"{iops['median'] / base:>6.2f}"]
+             f"{found:>6.2f} {between:>13}"]
     cells.extend(f"{report.show(figures[key]['median'], key):>{max(len(TITLES[key]), 9)}}"
                  for key in shown(job, COLUMNS))
     return " ".join([*cells, f"{contender['good']:>3}/{contender['runs']}\n"])
 
 
 def table(result, out):
-    """For each job a row of medians for each contender, with the ratio of its requests per second to the
-    first contender's."""
+    """For each job a row of medians for each contender, with the ratio of its requests per second to those of the
+    first contender on its transport."""
     for job in result["jobs"]:
-        head = " ".join([f"  {'contender':34} {TITLES['iops']:>10} {'95 % of median':>17} {'ratio':>6}",
+        head = " ".join([f"  {'contender':34} {TITLES['iops']:>10} {'95 % of median':>17} {'ratio':>6} {'95 % of it':>13}",
                          *(f"{TITLES[key]:>{max(len(TITLES[key]), 9)}}" for key in shown(job, COLUMNS)), " good\n"])
         out.write(f"{job['name']}\n{head}")
-        base = next((c["figures"]["iops"]["median"] for c in job["contenders"] if c["figures"]), None)
+        base = bases(job["contenders"])
         for contender in job["contenders"]:
-            out.write(row(contender, job, base) if contender["figures"] else
+            out.write(row(contender, job, base[transport(contender)]) if contender["figures"] else
                       f"  {contender['name']:34} no good run: {contender['failures'][0]}\n")
         for contender in job["contenders"]:
             for failure in contender["failures"]:
