@@ -108,6 +108,7 @@ void BlockQueue::begin(Pending& pending) {
       }
       pending.offset = request.offset;
       pending.length = request.length;
+      pending.alone = queue().outstanding() == 1 && !queue().has_more();
       std::swap(pending.pieces, request.pieces);
       break;
     case VIRTIO_BLK_T_DISCARD:

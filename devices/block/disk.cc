@@ -19,8 +19,10 @@ constexpr std::size_t kPiecesMax = 1024;
 /// What goes through a bounce buffer at a time.
 constexpr std::size_t kBounceBytes = std::size_t{256} << 10;
 
-/// What is written at once where the thread may wait: more would keep others waiting.
+/// What is read or written at once: more would keep others waiting.
 constexpr std::uint64_t kAtOnceBytes = std::uint64_t{64} << 10;
+/// After a read of what was not in the page cache so many are left to the ring.
+constexpr std::uint32_t kNotCached = 32;
 /// A write that takes this long has waited. None is made at once for so many times as long
 /// thereafter, so that a slow disk has a small part of its thread's time.
 constexpr std::uint64_t kWaitedNs = 1'000'000;
@@ -141,6 +143,30 @@ bool DiskOp::needs_bounce() const {
          });
 }
 
+/// Reads from the page cache by a system call, which costs less than asking the ring for one read;
+/// false where the ring has to do it, because that would take time.
+bool DiskOp::read_at_once() {
+  if (!alone || writes_ || !guests_ || file_->direct || length > kAtOnceBytes) {
+    return false;
+  }
+  // Reactors that count down at once lose a step; it is no more than a guess.
+  if (const auto left = disk_->not_cached_.load(std::memory_order_relaxed); left > 0) {
+    disk_->not_cached_.store(left - 1, std::memory_order_relaxed);
+    return false;
+  }
+  const std::span<const iovec> todo = std::span(rest_).subspan(first_);
+  const ssize_t got =
+      ::preadv2(file_->fd.get(), todo.data(), static_cast<int>(std::min(todo.size(), kPiecesMax)),
+                static_cast<off_t>(file_offset_), RWF_NOWAIT);
+  if (got <= 0) {
+    // Whatever it is (a file system that cannot say, an error, an end), the ring tells.
+    disk_->not_cached_.store(kNotCached, std::memory_order_relaxed);
+    return false;
+  }
+  on_completion(op_, {.result = static_cast<std::int32_t>(got)});
+  return true;
+}
+
 /// Writes to the page cache by a system call, on a thread that may wait for it: false where the
 /// ring had better do it.
 ///
@@ -188,7 +214,7 @@ void DiskOp::submit() {
     submit_bounced();
     return;
   }
-  if (write_at_once()) {
+  if (read_at_once() || write_at_once()) {
     return;
   }
   const std::span<const iovec> todo = std::span(rest_).subspan(first_);

@@ -45,6 +45,7 @@ class DiskOp {
   std::uint64_t length = 0;   ///< kGrow: the size that the disk will have, durably
   std::vector<iovec> pieces;  ///< kRead, kWrite: guest memory, `length` bytes in all
   bool unmap = false;         ///< kWriteZeroes: may give the room back to the host
+  bool alone = false;  ///< kRead: nothing else is asked for, with which it could be submitted
 
   // For the disk: where it is, and what it can do next. One at a time; Disk::proceed() at its end.
   unsigned step = 0;
@@ -77,6 +78,7 @@ class DiskOp {
 
   void begin_transfer(Ring& ring, const DiskFile& file, bool writes, std::uint64_t file_offset);
   bool needs_bounce() const;
+  bool read_at_once();
   bool write_at_once();
   void submit();
   void submit_bounced();
@@ -150,6 +152,7 @@ class Disk {
   std::atomic<bool> flush_failed_ = false;
   std::atomic<Buffered> buffered_ = Buffered::kUnknown;
   std::atomic<std::uint64_t> not_before_ns_ = 0;  // no write at once: one took long
+  std::atomic<std::uint32_t> not_cached_ = 0;     // so many reads more are the ring's
 };
 
 }  // namespace vireo

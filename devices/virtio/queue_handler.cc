@@ -17,8 +17,7 @@ QueueHandler::QueueHandler() {
 void QueueHandler::start(const Context& context) {
   CHECK(!running());
   context_ = context;
-  reactor().ring().prep_read(kick_op_, context_.kick_fd,
-                             std::as_writable_bytes(std::span(&kicks_, 1)), Ring::kNoOffset);
+  reactor().ring().prep_eventfd(kick_op_, context_.kick_fd, kicks_);
   serve_again();
 }
 
@@ -36,9 +35,10 @@ void QueueHandler::on_kick(Op& /*op*/, Completion completion) {
     finish_stop();
     return;
   }
-  CHECK(completion.result == sizeof(kicks_));
-  reactor().ring().prep_read(kick_op_, context_.kick_fd,
-                             std::as_writable_bytes(std::span(&kicks_, 1)), Ring::kNoOffset);
+  CHECK(completion.result > 0);
+  if ((completion.flags & IORING_CQE_F_MORE) == 0) {
+    reactor().ring().prep_eventfd(kick_op_, context_.kick_fd, kicks_);
+  }
   serve_again();
 }
 

@@ -39,7 +39,7 @@ void Reactor::close() {
 Result<> Reactor::start() {
   TRY(ring_.enable());
   thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  arm_wake();
+  ring_.prep_eventfd(wake_op_, wake_fd_.get(), wake_count_);
   return {};
 }
 
@@ -200,15 +200,9 @@ void Reactor::run_tasks() {
   }
 }
 
-void Reactor::arm_wake() {
-  // A READ and not a poll: it takes the count along, where a poll would complete again at once.
-  ring_.prep_read(wake_op_, wake_fd_.get(), std::as_writable_bytes(std::span(&wake_count_, 1)),
-                  Ring::kNoOffset);
-}
-
-void Reactor::on_wake(Op& /*op*/, Completion /*completion*/) {
-  if (!closing_) {
-    arm_wake();
+void Reactor::on_wake(Op& /*op*/, Completion completion) {
+  if (!closing_ && (completion.flags & IORING_CQE_F_MORE) == 0) {
+    ring_.prep_eventfd(wake_op_, wake_fd_.get(), wake_count_);
   }
 }
 

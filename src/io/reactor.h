@@ -146,13 +146,12 @@ class Reactor {
   Result<bool> may_sleep();
   bool has_work() const;
   void run_tasks();
-  void arm_wake();
   void on_wake(Op& op, Completion completion);
 
   Ring ring_;
   UniqueFd wake_fd_;
   Op wake_op_;
-  std::uint64_t wake_count_ = 0;         // where the wake-up's READ puts the eventfd's value
+  std::uint64_t wake_count_ = 0;         // see Ring::prep_eventfd()
   std::atomic<Task*> posted_ = nullptr;  // a stack; run in the order of posting
   std::atomic<bool> stopping_ = false;
   std::atomic<std::thread::id> thread_;  // the one that called start()

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <vector>
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "src/io/uapi.h"
@@ -176,6 +177,16 @@ void Ring::prep_fallocate(Op& op, int fd, int mode, std::uint64_t offset, std::u
 void Ring::prep_poll(Op& op, int fd, unsigned events) {
   io_uring_sqe* const sqe = begin(op);
   io_uring_prep_poll_add(sqe, fd, events);
+  io_uring_sqe_set_data(sqe, &op);
+}
+
+void Ring::prep_eventfd(Op& op, int fd, std::uint64_t& count) {
+  if (!features_.multishot) {
+    prep_read(op, fd, std::as_writable_bytes(std::span(&count, 1)), kNoOffset);
+    return;
+  }
+  io_uring_sqe* const sqe = begin(op);
+  io_uring_prep_poll_multishot(sqe, fd, POLLIN);
   io_uring_sqe_set_data(sqe, &op);
 }
 

@@ -65,7 +65,7 @@ struct RingFeatures {
   bool defer_taskrun = true;  ///< Linux 6.1, needs single_issuer
   bool registered_ring =
       true;               ///< Linux 5.18: the ring by index, without a lookup of its descriptor
-  bool multishot = true;  ///< Linux 5.19: accept that stays armed
+  bool multishot = true;  ///< Linux 5.19: accept and poll that stay armed
 };
 
 class Ring {
@@ -116,6 +116,10 @@ class Ring {
   void prep_fallocate(Op& op, int fd, int mode, std::uint64_t offset, std::uint64_t length);
   /// Becomes ready once; `events` are POLLIN, ….
   void prep_poll(Op& op, int fd, unsigned events);
+  /// Completes each time that the eventfd is counted up: where multishot is to be had until it is
+  /// cancelled, and the count grows on; else once, having taken the count into `count`. Rearm it
+  /// when the completion lacks IORING_CQE_F_MORE.
+  void prep_eventfd(Op& op, int fd, std::uint64_t& count);
   /// Accepts connections, close-on-exec, until it fails or is cancelled where multishot is to be
   /// had, else one: rearm it when the completion lacks IORING_CQE_F_MORE.
   void prep_accept(Op& op, int fd);

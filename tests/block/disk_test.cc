@@ -89,9 +89,46 @@ TEST_CASE("disk: a small buffered write is over at once on a thread that may wai
   }
 }
 
-TEST_CASE("disk: direct writes are the ring's on every thread") {
+TEST_CASE("disk: a small read from the page cache that comes alone is over at once") {
+  DiskOnRing d(false);
+  const UniqueFd file(::open(d.image.c_str(), O_RDWR));
+  const auto holds = [&d](std::uint64_t offset, std::uint64_t length) {
+    return d.result == 0 && holds_pattern(std::span(d.bytes).first(length), offset);
+  };
+  CHECK_FALSE(d.start(DiskOp::Kind::kRead, 0, kBlock));
+  d.op.alone = true;
+  for (const std::uint64_t length : {std::uint64_t{512}, kBlock, std::uint64_t{64} << 10}) {
+    CHECK(d.start(DiskOp::Kind::kRead, kBlock, length));
+    CHECK(holds(kBlock, length));
+  }
+  CHECK_FALSE(d.start(DiskOp::Kind::kRead, 0, std::uint64_t{128} << 10));
+  CHECK(holds(0, std::uint64_t{128} << 10));
+  // What is not there is read by the ring, and so is some more; then it is tried again.
+  REQUIRE(::fdatasync(file.get()) == 0);
+  REQUIRE(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED) == 0);
+  CHECK_FALSE(d.start(DiskOp::Kind::kRead, 0, kBlock));
+  CHECK(holds(0, kBlock));
+  int later = 0;
+  while (later < 1000 && !d.start(DiskOp::Kind::kRead, 0, kBlock)) {
+    ++later;
+  }
+  CHECK(holds(0, kBlock));
+  CHECK((later > 10 && later < 100));
+  // Half of it is there.
+  REQUIRE(::posix_fadvise(file.get(), kBlock, 0, POSIX_FADV_DONTNEED) == 0);
+  d.start(DiskOp::Kind::kRead, 0, 2 * kBlock);
+  CHECK(holds(0, 2 * kBlock));
+  // The file was cut short under the disk.
+  REQUIRE(::ftruncate(file.get(), kBlock) == 0);
+  d.start(DiskOp::Kind::kRead, 2 * kBlock, kBlock);
+  CHECK(d.result == EIO);
+}
+
+TEST_CASE("disk: direct reads and writes are the ring's on every thread") {
   DiskOnRing d(true, {.writable = true, .direct = true});
+  d.op.alone = true;
   for (int i = 0; i < 3; ++i) {
+    CHECK_FALSE(d.start(DiskOp::Kind::kRead, 0, kBlock));
     CHECK_FALSE(d.start(DiskOp::Kind::kWrite, 0, kBlock));
     CHECK(d.result == 0);
   }

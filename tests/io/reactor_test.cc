@@ -9,36 +9,15 @@
 #include <thread>
 #include <vector>
 
-#include <fcntl.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "src/base/log.h"
 #include "src/io/signals.h"
+#include "tests/io/reactor_fixture.h"
 #include "tests/support/catch.h"
 
 namespace vireo {
 namespace {
-
-constexpr std::uint64_t kMillisecond = 1'000'000;
-
-/// The features as they are, and with each of them switched off.
-const std::array kFeatureSets = {
-    RingFeatures{},
-    RingFeatures{.single_issuer = false},
-    RingFeatures{.defer_taskrun = false},
-    RingFeatures{.registered_ring = false},
-    RingFeatures{.multishot = false},
-};
-
-std::unique_ptr<Reactor> started(const Ring::Config& config) {
-  auto reactor = Reactor::create(config);
-  REQUIRE(reactor.has_value());
-  REQUIRE((*reactor)->start().has_value());
-  return std::move(*reactor);
-}
 
 /// Stops its reactor when it has counted to a target.
 struct Counter {
@@ -55,24 +34,6 @@ struct Counter {
   int target;
   int value = 0;
   Task task;
-};
-
-/// One operation, and what it completed with; stops the reactor at `until` completions.
-struct Probe {
-  explicit Probe(Reactor& on, std::size_t until = 1) : reactor(on), target(until) {
-    op.bind<Probe, &Probe::on_done>(this);
-  }
-  void on_done(Op& /*op*/, Completion completion) {
-    results.push_back(completion);
-    if (results.size() == target) {
-      reactor.stop();
-    }
-  }
-
-  Reactor& reactor;
-  std::size_t target;
-  Op op;
-  std::vector<Completion> results;
 };
 
 TEST_CASE("reactor: tasks posted before and while it runs, with every set of features") {
@@ -241,128 +202,6 @@ TEST_CASE("reactor: a call ends later than its task, or when calls are refused")
   refuser.join();
   reactor.stop();
   loop.join();
-}
-
-TEST_CASE("ring: reads wait for their bytes, and a cancelled one completes") {
-  for (const RingFeatures& features : kFeatureSets) {
-    const auto reactor = started({.features = features});
-    std::array<int, 2> ends = {};
-    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
-    const UniqueFd out(ends[0]);
-    const UniqueFd in(ends[1]);
-    std::array<std::byte, 8> buffer = {};
-
-    Probe read(*reactor);
-    reactor->ring().prep_read(read.op, out.get(), buffer, Ring::kNoOffset);
-    Probe write(*reactor, 0);
-    reactor->ring().prep_write(write.op, in.get(), std::as_bytes(std::span("hi", 2)),
-                               Ring::kNoOffset);
-    REQUIRE(reactor->run().has_value());
-    REQUIRE(read.results.size() == 1);
-    CHECK(read.results[0].result == 2);
-    REQUIRE(reactor->drain(1000 * kMillisecond));
-
-    const auto second = started({.features = features});
-    Probe cancelled(*second);
-    second->ring().prep_read(cancelled.op, out.get(), buffer, Ring::kNoOffset);
-    CHECK_FALSE(second->drain(5 * kMillisecond));
-    second->ring().cancel(cancelled.op);
-    CHECK(second->drain(1000 * kMillisecond));
-    REQUIRE(cancelled.results.size() == 1);
-    CHECK((cancelled.results[0].result == -ECANCELED || cancelled.results[0].result == -EINTR));
-  }
-}
-
-TEST_CASE("ring: more operations than the submission queue holds") {
-  const auto reactor = started({.entries = 4});
-  std::array<std::byte, 1> byte = {};
-  const auto zero = open_file("/dev/zero", O_RDONLY);
-  REQUIRE(zero.has_value());
-  std::vector<std::unique_ptr<Probe>> probes;
-  for (int i = 0; i < 100; ++i) {
-    probes.push_back(std::make_unique<Probe>(*reactor, 0));
-    reactor->ring().prep_read(probes.back()->op, zero->get(), byte, 0);
-  }
-  REQUIRE(reactor->drain(5000 * kMillisecond));
-  for (const auto& probe : probes) {
-    REQUIRE(probe->results.size() == 1);
-    CHECK(probe->results[0].result == 1);
-  }
-}
-
-TEST_CASE("ring: an asynchronous write, with and without restrictions") {
-  const std::array<std::uint8_t, 2> some = {IORING_OP_WRITE, IORING_OP_READ};
-  for (const std::span<const std::uint8_t> allowed : {std::span<const std::uint8_t>(some), {}}) {
-    const auto reactor = started({.allowed_opcodes = allowed});
-    std::array<int, 2> ends = {};
-    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
-    const UniqueFd out(ends[0]);
-    const UniqueFd in(ends[1]);
-    Probe write(*reactor);
-    reactor->ring().prep_write_async(write.op, in.get(), std::as_bytes(std::span("hi", 2)),
-                                     Ring::kNoOffset);
-    REQUIRE(reactor->run().has_value());
-    REQUIRE(write.results.size() == 1);
-    CHECK(write.results[0].result == 2);
-  }
-}
-
-TEST_CASE("ring: an opcode that is not allowed is refused") {
-  const std::array<std::uint8_t, 3> allowed = {IORING_OP_READ, IORING_OP_ASYNC_CANCEL,
-                                               IORING_OP_TIMEOUT};
-  const auto reactor = started({.allowed_opcodes = allowed});
-  const auto null = open_file("/dev/null", O_WRONLY);
-  REQUIRE(null.has_value());
-  Probe write(*reactor);
-  reactor->ring().prep_write(write.op, null->get(), std::as_bytes(std::span("x", 1)), 0);
-  REQUIRE(reactor->run().has_value());
-  REQUIRE(write.results.size() == 1);
-  CHECK(write.results[0].result == -EACCES);
-}
-
-TEST_CASE("ring: accept goes on, with and without multishot") {
-  for (const bool multishot : {true, false}) {
-    const auto reactor = started({.features = {.multishot = multishot}});
-    const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;  // no path: the kernel picks an abstract name
-    REQUIRE(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)) ==
-            0);
-    socklen_t length = sizeof(address);
-    REQUIRE(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length) == 0);
-    REQUIRE(::listen(listener.get(), 4) == 0);
-    struct Acceptor {
-      void on_accept(Op& accepted, Completion completion) {
-        if (completion.result < 0) {
-          return;
-        }
-        clients.emplace_back(completion.result);
-        if (clients.size() == 2) {
-          reactor.stop();
-        } else if ((completion.flags & IORING_CQE_F_MORE) == 0) {
-          reactor.ring().prep_accept(accepted, listener);
-        }
-      }
-      Reactor& reactor;
-      int listener;
-      Op op = {};
-      std::vector<UniqueFd> clients = {};
-    } acceptor{.reactor = *reactor, .listener = listener.get()};
-    acceptor.op.bind<Acceptor, &Acceptor::on_accept>(&acceptor);
-    reactor->ring().prep_accept(acceptor.op, listener.get());
-    std::array<UniqueFd, 2> clients;
-    for (UniqueFd& client : clients) {
-      client = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-      REQUIRE(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), length) == 0);
-    }
-    REQUIRE(reactor->run().has_value());
-    CHECK(acceptor.clients.size() == 2);
-    for (const UniqueFd& client : acceptor.clients) {
-      CHECK((::fcntl(client.get(), F_GETFD) & FD_CLOEXEC) != 0);
-    }
-    reactor->ring().cancel(acceptor.op);
-    CHECK(reactor->drain(1000 * kMillisecond));
-  }
 }
 
 TEST_CASE("timer: fires in order, is moved, is cancelled") {
