@@ -102,7 +102,8 @@ inline constexpr auto kRules = std::to_array<Rule>({
 
     // The reactor.
     any(kMain | kIo, "io_uring_enter"),
-    // Reads of disks from the page cache; buffered writes, where the kernel has no way to begin them.
+    // Reads of disks from the page cache; buffered writes, where the kernel has no way to begin
+    // them.
     any(kMain | kIo, "preadv2"),
     any(kIo, "pwritev2"),
     equal(kStart, "io_uring_register", 1, IORING_REGISTER_ENABLE_RINGS),
