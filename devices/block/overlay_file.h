@@ -6,9 +6,9 @@
 //     …        the data: block n at data_offset + n * 4096, or a hole
 //
 // All numbers are little-endian. The file is sparse; a block that the map has not is read from the
-// base, unless the data began as a reflink of the base (cloned), which the map then tells the
-// changes of. A bit is written after its block is durable, so whatever is cut short leaves a block
-// as it was or as it is.
+// base, unless the data began as a reflink of the base (cloned), of which the map then tells what
+// was written and flushed. A bit is written after its block is durable, so whatever is cut short
+// leaves a block as it was or as it is.
 #pragma once
 
 #include <array>

@@ -14,7 +14,7 @@ namespace vireo {
 Result<> commit_overlay(OverlayFile& overlay, DiskFile& base, const std::string& base_path);
 
 /// Puts the overlay over `new_base`; it reads as before, for which it takes in what the bases
-/// differ in. Cut short it is over `old_base` still.
+/// differ in (a clone has it already). Cut short it is over `old_base` still.
 Result<> rebase_overlay(OverlayFile& overlay, const DiskFile& old_base, const DiskFile& new_base,
                         const std::string& new_base_path);
 

@@ -49,16 +49,16 @@ class WaitableInterrupt final : public Interrupt {
 
 class FakeGuest {
  public:
-  /// `may_wait`: its reactors are as those of I/O threads.
+  /// `ring`: of its reactors.
   explicit FakeGuest(unsigned reactors, std::uint64_t memory_size = std::uint64_t{16} << 20,
-                     bool may_wait = false) {
+                     const Ring::Config& ring = {}) {
     Result<Mapping> room = Mapping::create(memory_size, PROT_READ | PROT_WRITE,
                                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "guest");
     REQUIRE(room);
     room_ = std::move(*room);
     memory_ = GuestMemory::adopt(GuestAddress(0), room_.bytes());
     for (unsigned i = 0; i < reactors; ++i) {
-      Result<std::unique_ptr<Reactor>> reactor = Reactor::create({.may_wait = may_wait});
+      Result<std::unique_ptr<Reactor>> reactor = Reactor::create(ring);
       REQUIRE(reactor);
       reactors_.push_back(reactor->get());
       owned_.push_back(std::move(*reactor));

@@ -53,6 +53,23 @@ TEST_CASE("rng: a buffer that is huge is filled in part, one that is readable no
   CHECK(driver.wait_used(0).length == 0);
 }
 
+TEST_CASE("rng: each notification is seen, also where the kernel has no poll that stays armed") {
+  for (const bool multishot : {true, false}) {
+    FakeGuest guest(1, std::uint64_t{16} << 20, {.features = {.multishot = multishot}});
+    RngDevice device;
+    MmioDriver driver(guest, device);
+    driver.begin(kEventIdx);
+    const std::uint64_t data = guest.allocate(kBytes);
+    for (int i = 0; i < 20; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));  // it has gone to sleep
+      driver.queue(0).add({{data, kBytes, true}});
+      driver.kick(0);
+      CHECK(driver.wait_used(0).length == kBytes);
+    }
+    driver.reset();
+  }
+}
+
 TEST_CASE("rng: a limit holds, and a reset does not wait for it") {
   FakeGuest guest(1);
   constexpr std::uint64_t kMillisecond = 1'000'000;
