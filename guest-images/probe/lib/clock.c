@@ -23,21 +23,26 @@ struct kvm_time {
   uint8_t pad2[2];
 };
 
-struct registers {
-  uint32_t a, b, c, d;
-};
-
-static struct registers cpuid(uint32_t leaf) {
-  struct registers r;
-  __asm__ volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(0));
-  return r;
-}
-
 static uint64_t found_khz;
 static const char* found_where;
+static volatile struct kvm_time time __attribute__((aligned(32)));
+
+// The highest of KVM's own leaves, or 0.
+static uint32_t last_kvm_leaf(void) {
+  struct cpuid hypervisor = cpuid(CPUID_HYPERVISOR, 0);
+  bool kvm = hypervisor.b == 0x4b4d564b && hypervisor.c == 0x564b4d56 && hypervisor.d == 0x4d;
+  if (!kvm) {
+    return 0;
+  }
+  return hypervisor.a != 0 ? hypervisor.a : CPUID_KVM_FEATURES;  // 0: old kernels
+}
+
+static bool has_kvmclock(uint32_t last_leaf) {
+  return last_leaf >= CPUID_KVM_FEATURES &&
+         (cpuid(CPUID_KVM_FEATURES, 0).a & KVM_FEATURE_CLOCKSOURCE2) != 0;
+}
 
 static uint64_t khz_of_kvmclock(void) {
-  static volatile struct kvm_time time __attribute__((aligned(32)));
   write_msr(MSR_KVM_SYSTEM_TIME_NEW, (uint64_t)&time | KVM_SYSTEM_TIME_ENABLE);
   uint32_t multiplier = time.tsc_to_system_mul;
   int shift = time.tsc_shift;
@@ -56,15 +61,14 @@ static void find_khz(void) {
   if (found_khz != 0) {
     return;
   }
-  struct registers hypervisor = cpuid(CPUID_HYPERVISOR);
-  bool kvm = hypervisor.b == 0x4b4d564b && hypervisor.c == 0x564b4d56 && hypervisor.d == 0x4d;
-  if (kvm && (cpuid(CPUID_KVM_FEATURES).a & KVM_FEATURE_CLOCKSOURCE2) != 0) {
+  uint32_t last = last_kvm_leaf();
+  if (has_kvmclock(last)) {
     found_where = "kvmclock";
     found_khz = khz_of_kvmclock();
   }
-  if (found_khz == 0 && kvm && hypervisor.a >= CPUID_FREQUENCIES) {
+  if (found_khz == 0 && last >= CPUID_FREQUENCIES) {
     found_where = "cpuid";
-    found_khz = cpuid(CPUID_FREQUENCIES).a;
+    found_khz = cpuid(CPUID_FREQUENCIES, 0).a;
   }
   if (found_khz == 0) {
     found_where = "guess";
@@ -77,6 +81,36 @@ uint64_t tsc_khz(void) {
     find_khz();
   }
   return found_khz;
+}
+
+// nanoseconds = (ticks << shift) * multiplier >> 32
+static uint64_t nanoseconds(uint64_t ticks, int shift, uint32_t multiplier) {
+  uint64_t shifted = shift < 0 ? ticks >> -shift : ticks << shift;
+  return (uint64_t)((unsigned __int128)shifted * multiplier >> 32);
+}
+
+uint64_t kvmclock_ns(void) {
+  static bool registered;
+  static bool there;
+  if (!registered) {
+    registered = true;
+    (void)tsc_khz();  // which may register the page and give it up again
+    there = has_kvmclock(last_kvm_leaf());
+    if (there) {
+      write_msr(MSR_KVM_SYSTEM_TIME_NEW, (uint64_t)&time | KVM_SYSTEM_TIME_ENABLE);
+    }
+  }
+  if (!there) {
+    return 0;
+  }
+  for (;;) {
+    uint32_t version = time.version;
+    uint64_t ns = time.system_time +
+                  nanoseconds(tsc() - time.tsc_timestamp, time.tsc_shift, time.tsc_to_system_mul);
+    if ((version & 1) == 0 && version == time.version) {
+      return ns;
+    }
+  }
 }
 
 void print_tsc_source(void) {

@@ -131,6 +131,8 @@ invalid_opcode:
     je halt
     cmpl $SERVICE_ENABLE_INTERRUPTS, %edi
     je enable_interrupts_at_cpl_3
+    cmpl $SERVICE_CALL, %edi
+    je call_at_cpl_0
     lidt no_idt_pointer
     ud2
 wait:
@@ -147,6 +149,10 @@ write_msr:
     iretq
 enable_interrupts_at_cpl_3:
     orq $RFLAGS_INTERRUPTS, 16(%rsp)
+    iretq
+call_at_cpl_0:
+    movq %rdx, %rdi
+    call *%rsi
     iretq
 halt:
     cli

@@ -18,7 +18,7 @@ extern volatile uint64_t trap_cs;
 extern volatile uint64_t trap_address;
 _Noreturn void on_trap(void);
 
-void service(uint32_t number, uint64_t first, uint32_t second);
+uint64_t service(uint32_t number, uint64_t first, uint64_t second);
 
 uint32_t apic_read(uint32_t reg) {
   return mmio_read32(LOCAL_APIC + reg);
@@ -55,6 +55,21 @@ void wait_for_interrupt(uint64_t seen) {
 
 void write_msr(uint32_t msr, uint64_t value) {
   service(SERVICE_WRITE_MSR, value, msr);
+}
+
+uint64_t at_cpl_0(uint64_t (*function)(uint64_t argument), uint64_t argument) {
+  return service(SERVICE_CALL, (uint64_t)function, argument);
+}
+
+static uint64_t read_msr_at_cpl_0(uint64_t msr) {
+  uint32_t low;
+  uint32_t high;
+  __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"((uint32_t)msr));
+  return (uint64_t)high << 32 | low;
+}
+
+uint64_t read_msr(uint32_t msr) {
+  return at_cpl_0(read_msr_at_cpl_0, msr);
 }
 
 _Noreturn void end_triple_fault(void) {

@@ -35,6 +35,7 @@
 #define SERVICE_WRITE_MSR 2  // the second argument into the MSR that the third one names
 #define SERVICE_HALT 3       // for good, with interrupts off
 #define SERVICE_ENABLE_INTERRUPTS 4
+#define SERVICE_CALL 5  // the function that the second argument is, with the third one
 
 #define LOCAL_APIC 0xfee00000
 #define LOCAL_APIC_EOI 0xb0

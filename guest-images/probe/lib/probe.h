@@ -62,6 +62,19 @@ uint64_t free_memory(void);
 // Maps the GiB with this address, below 512 GiB, to itself; the first four are from the start.
 void map_gib_of(uint64_t address);
 
+// --- the processor -----------------------------------------------------------------------------
+
+struct cpuid {
+  uint32_t a, b, c, d;
+};
+
+// Some KVMs take 40 us for one.
+static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf) {
+  struct cpuid r;
+  __asm__ volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(subleaf));
+  return r;
+}
+
 // --- time --------------------------------------------------------------------------------------
 
 static inline uint64_t tsc(void) {
@@ -78,6 +91,8 @@ static inline void relax(void) {
 // order; where none of them knows, a guess of 1 GHz, which print_tsc_source() admits (once a run).
 uint64_t tsc_khz(void);
 void print_tsc_source(void);
+// kvmclock's time, from a page that stays registered with KVM; 0 where there is no kvmclock.
+uint64_t kvmclock_ns(void);
 
 // --- console: COM1 -----------------------------------------------------------------------------
 
@@ -190,6 +205,9 @@ void route_gsi(unsigned gsi, unsigned irq);
 // Sleeps until an interrupt has come since `seen` was read from interrupts_seen.
 void wait_for_interrupt(uint64_t seen);
 void write_msr(uint32_t msr, uint64_t value);
+uint64_t read_msr(uint32_t msr);
+// Runs `function`, a few instructions and no more: each may be interpreted.
+uint64_t at_cpl_0(uint64_t (*function)(uint64_t argument), uint64_t argument);
 
 // --- the end
 // ---------------------------------------------------------------------------------------
