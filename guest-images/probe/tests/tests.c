@@ -16,6 +16,7 @@ const struct test tests[] = {
     {"echo", test_echo},
     {"serial-irq", test_serial_irq},
     {"button", test_button},
+    {"hold", test_hold},
     {"trap", test_trap},
     {"poweroff", test_power_off},
     {"reboot", test_reboot},

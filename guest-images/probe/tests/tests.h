@@ -17,6 +17,7 @@ void test_blk(const struct argument* argument);
 void test_echo(const struct argument* argument);
 void test_serial_irq(const struct argument* argument);
 void test_button(const struct argument* argument);
+void test_hold(const struct argument* argument);
 void test_trap(const struct argument* argument);
 void test_power_off(const struct argument* argument);
 void test_reboot(const struct argument* argument);
