@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest holds, by probe=hold, on both sides of a pause: registers, timer, clocks, memory."""
+import pathlib
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from vireo_process import PROBE, reap, run, start  # noqa: E402
+
+ALWAYS = ("sse", "x87", "mxcsr", "fs", "debug", "msrs", "memory")
+BY_PROCESSOR = ("avx", "avx512", "xcr0", "pkru")
+TIMER_MS = 200
+# The timer and the TSC are clocks of their own.
+EARLY_US_MAX = 10000
+
+
+class Hold(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.socket = pathlib.Path(directory.name) / "vm.sock"
+
+    def start(self, words):
+        self.process = start("run", "--kernel", PROBE, "--memory", "64M", "--control", self.socket,
+                             "--cmdline", f"probe=hold {words} end=poweroff")
+        self.addCleanup(reap, self.process)
+        self.lines_to("probe: hold=ready")
+        self.checks = 0
+
+    def lines_to(self, last):
+        lines = []
+        while last not in lines:
+            line = self.process.stdout.readline().decode()
+            self.assertTrue(line, lines)
+            lines.append(line.strip())
+        return lines
+
+    def check(self):
+        """{name: text} of the lines "probe: hold_name=text"; what can be wrong is right."""
+        self.process.stdin.write(b"c")
+        self.process.stdin.flush()
+        self.checks += 1
+        lines = self.lines_to(f"probe: hold={self.checks}")
+        found = dict(line.removeprefix("probe: hold_").split("=") for line in lines[:-1])
+        for name in ALWAYS:
+            self.assertEqual(found[name], "ok", lines)
+        for name in BY_PROCESSOR:
+            self.assertIn(found[name], ("ok", "none"), lines)
+        self.assertEqual(found["memory_wrong"], "0", lines)
+        return found
+
+    def check_after_timer(self):
+        time.sleep(2.5 * TIMER_MS / 1000)  # so that one that comes twice has done so
+        end = time.monotonic() + 30
+        while (found := self.check())["timer"] == "0":
+            self.assertLess(time.monotonic(), end, "the timer does not come")
+            time.sleep(0.05)
+        return found
+
+    def pause(self, seconds):
+        self.assertEqual(run("ctl", self.socket, "pause").status, 0)
+        time.sleep(seconds)
+        self.assertEqual(run("ctl", self.socket, "resume").status, 0)
+
+    def quit(self):
+        output, errors = self.process.communicate(b"q", timeout=30)
+        self.assertEqual((self.process.returncode, output), (0, b""), errors)
+
+    def test_a_pause_changes_nothing(self):
+        self.start("60000 memory=8")
+        before = self.check()
+        self.pause(0.3)
+        after = self.check()
+        # Still the first one, far from its time.
+        self.assertEqual((before["timer"], after["timer"]), ("0", "0"))
+        for clock in ("tsc", "kvmclock_ns"):
+            self.assertGreater(int(after[clock]), int(before[clock]))
+        self.quit()
+
+    def a_timer_comes_once(self):
+        self.pause(2 * TIMER_MS / 1000)
+        for _ in range(2):  # the second one was begun by the check
+            found = self.check_after_timer()
+            self.assertEqual(found["timer"], "1")
+            self.assertGreater(int(found["timer_late_us"]), -EARLY_US_MAX)
+        self.quit()
+
+    def test_a_timer_whose_time_comes_in_a_pause_comes_once(self):
+        self.start(f"{TIMER_MS} timer=oneshot")
+        self.a_timer_comes_once()
+
+    def test_a_deadline_that_comes_in_a_pause_comes_once(self):
+        self.start(f"{TIMER_MS} timer=deadline")
+        if self.check()["timer"] != "none":  # not every processor has them
+            self.a_timer_comes_once()
+
+    def test_timers_that_cannot_be_are_refused(self):
+        for words, text in {"0": "68719", "68720": "68719", "timer=soon": "timer= takes"}.items():
+            with self.subTest(words):
+                ended = run("run", "--kernel", PROBE, "--cmdline", f"probe=hold {words}")
+                self.assertEqual(ended.status, 11, ended)
+                self.assertIn(text, ended.output)
+
+
+if __name__ == "__main__":
+    unittest.main()
