@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/memory/guest_memory.h"
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -65,7 +67,7 @@ Error no_memory(int errnum, const GuestRange& range, const std::optional<HugeTlb
 }
 
 /// Puts RAM of the wanted kind over a reserved range.
-Result<> back_with_ram(const Mapping& reserved, const GuestRange& range,
+Result<> back_with_ram(std::span<std::byte> reserved, const GuestRange& range,
                        const GuestMemoryConfig& config) {
   const std::optional<HugeTlb> hugetlb = hugetlb_of(config.huge_pages);
   int flags = MAP_FIXED;
@@ -90,11 +92,23 @@ Result<> back_with_ram(const Mapping& reserved, const GuestRange& range,
   return {};
 }
 
-Result<> advise(const Mapping& mapping, int advice, const char* setting) {
-  if (::madvise(mapping.data(), mapping.size(), advice) < 0) {
+Result<> advise(std::span<std::byte> bytes, int advice, const char* setting) {
+  if (::madvise(bytes.data(), bytes.size(), advice) < 0) {
     return fail_errno(errno, fmt::format("{}: the kernel refuses madvise", setting));
   }
   return {};
+}
+
+/// Tells the kernel of a new mapping what `config` wants of it.
+Result<> advise(std::span<std::byte> bytes, const GuestMemoryConfig& config) {
+  if (config.huge_pages == HugePages::kTransparent) {
+    TRY(advise(bytes, MADV_HUGEPAGE, "machine.hugepages = \"transparent\""));
+  }
+  if (config.mergeable) {
+    TRY(advise(bytes, MADV_MERGEABLE, "machine.mergeable"));
+  }
+  // Guest memory is large and holds secrets: it never goes into a core dump.
+  return advise(bytes, MADV_DONTDUMP, "guest memory");
 }
 
 }  // namespace
@@ -103,8 +117,7 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const GuestRa
                                                          const GuestMemoryConfig& config) {
   auto memory = std::unique_ptr<GuestMemory>(new GuestMemory());
   const std::optional<HugeTlb> hugetlb = hugetlb_of(config.huge_pages);
-  memory->keeps_pages_ = hugetlb.has_value() || config.prefault;
-  memory->shared_ = config.shared;
+  memory->config_ = config;
   for (const GuestRange& range : ranges) {
     if (hugetlb && range.size() % hugetlb->page_size != 0) {
       return fail(ErrorCode::kConfig,
@@ -114,15 +127,8 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const GuestRa
     }
     TRY_ASSIGN(Mapping mapping,
                reserve(range, config.huge_pages == HugePages::k1G ? k1GiB : k2MiB));
-    TRY(back_with_ram(mapping, range, config));
-    if (config.huge_pages == HugePages::kTransparent) {
-      TRY(advise(mapping, MADV_HUGEPAGE, "machine.hugepages = \"transparent\""));
-    }
-    if (config.mergeable) {
-      TRY(advise(mapping, MADV_MERGEABLE, "machine.mergeable"));
-    }
-    // Guest memory is large and holds secrets: it never goes into a core dump.
-    TRY(advise(mapping, MADV_DONTDUMP, "guest memory"));
+    TRY(back_with_ram(mapping.bytes(), range, config));
+    TRY(advise(mapping.bytes(), config));
     if (config.prefault && ::madvise(mapping.data(), mapping.size(), MADV_POPULATE_WRITE) < 0) {
       return fail_errno(errno, fmt::format("machine.prefault: {} MiB", range.size() >> 20));
     }
@@ -140,15 +146,32 @@ std::unique_ptr<GuestMemory> GuestMemory::adopt(GuestAddress start, std::span<st
   return memory;
 }
 
+Result<> GuestMemory::map_file(std::span<std::byte> bytes, int fd, std::uint64_t offset) {
+  void* const data =
+      ::mmap(bytes.data(), bytes.size(), PROT_READ | PROT_WRITE,
+             MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset));
+  if (data == MAP_FAILED) {
+    return fail_errno(errno, "mapping guest memory");
+  }
+  file_parts_.push_back(bytes);
+  return advise(bytes, config_);
+}
+
 Result<> GuestMemory::clear() {
+  // Pages that were hard to get are kept.
+  const bool keeps_pages = hugetlb_of(config_.huge_pages).has_value() || config_.prefault;
   for (const Region& region : regions_) {
-    if (keeps_pages_) {
+    if (!file_parts_.empty()) {
+      TRY(back_with_ram(region.host, region.range, config_));
+      TRY(advise(region.host, config_));
+    } else if (keeps_pages) {
       std::ranges::fill(region.host, std::byte{0});
     } else if (::madvise(region.host.data(), region.host.size(),
-                         shared_ ? MADV_REMOVE : MADV_DONTNEED) < 0) {
+                         config_.shared ? MADV_REMOVE : MADV_DONTNEED) < 0) {
       return fail_errno(errno, "clearing guest memory");
     }
   }
+  file_parts_.clear();
   return {};
 }
 
@@ -223,6 +246,41 @@ std::uint64_t GuestMemory::resident_pages() const {
     }
   }
   return count;
+}
+
+void GuestMemory::add_populated(int pagemap, PageSet& pages) const {
+  constexpr std::uint64_t kPage = 4096;
+  // Documentation/admin-guide/mm/pagemap.rst: swapped, present.
+  constexpr std::uint64_t kPopulated = std::uint64_t{1} << 62 | std::uint64_t{1} << 63;
+  // What is shared may be there without being mapped here.
+  const bool tells = pagemap >= 0 && !config_.shared;
+  std::array<std::uint64_t, 4096> entries = {};
+  std::uint64_t first = 0;  // of the region
+  for (const Region& region : regions_) {
+    const std::uint64_t count = region.host.size() / kPage;
+    const auto host = reinterpret_cast<std::uint64_t>(region.host.data());
+    for (std::uint64_t begin = 0; begin < count; begin += entries.size()) {
+      const std::span window = std::span(entries).first(std::min(entries.size(), count - begin));
+      if (!tells || !read_full_at(pagemap, std::as_writable_bytes(window),
+                                  (host / kPage + begin) * sizeof(std::uint64_t))) {
+        pages.add_range(first + begin, window.size());
+        continue;
+      }
+      for (std::size_t i = 0; i < window.size(); ++i) {
+        if ((window[i] & kPopulated) != 0) {
+          pages.add(first + begin + i);
+        }
+      }
+    }
+    for (const std::span<std::byte>& part : file_parts_) {
+      if (part.data() >= region.host.data() &&
+          part.data() < region.host.data() + region.host.size()) {
+        const auto offset = static_cast<std::uint64_t>(part.data() - region.host.data());
+        pages.add_range(first + offset / kPage, part.size() / kPage);
+      }
+    }
+    first += count;
+  }
 }
 
 void GuestMemory::populate(GuestAddress address, std::uint64_t size) const {

@@ -20,6 +20,7 @@
 #include "src/base/address.h"
 #include "src/base/error.h"
 #include "src/base/fd.h"
+#include "src/memory/page_set.h"
 
 namespace vireo {
 
@@ -84,6 +85,11 @@ class GuestMemory {
   /// nullptr where it is outside RAM or at an odd address.
   std::uint16_t* shared_word(GuestAddress address) const;
 
+  /// Has `bytes`, whole pages of a region, read as those of `fd` from `offset` on, which is a
+  /// multiple of the page size: the file's pages are read when they are touched, and what is
+  /// written stays here. Before it is a memory slot. Errors: kSystem.
+  Result<> map_file(std::span<std::byte> bytes, int fd, std::uint64_t offset);
+
   /// Makes all of it read as zeros again, and gives its pages back where they are not reserved
   /// ones (huge pages, prefaulted). While nothing uses it.
   Result<> clear();
@@ -91,6 +97,10 @@ class GuestMemory {
   /// Pages of 4 KiB that are present, counted by mincore(2): what the guest or its loader has
   /// touched, in the host's page size. Walks all of memory. Any thread.
   std::uint64_t resident_pages() const;
+
+  /// Adds to `pages` those that may hold something else than zeros, by /proc/self/pagemap: all,
+  /// where `pagemap` is -1. Any thread.
+  void add_populated(int pagemap, PageSet& pages) const;
 
   /// Makes the pages of the range present (MADV_POPULATE_WRITE), which is many times cheaper than
   /// a fault for each. A hint: where the kernel cannot, the pages come at their first touch.
@@ -101,8 +111,8 @@ class GuestMemory {
 
   std::vector<Mapping> mappings_;
   std::vector<Region> regions_;
-  bool keeps_pages_ = false;  // those that it has were hard to get
-  bool shared_ = false;
+  GuestMemoryConfig config_;
+  std::vector<std::span<std::byte>> file_parts_;  // read as a file does where nobody has written
 };
 
 }  // namespace vireo

@@ -10,8 +10,6 @@ namespace vireo {
 
 namespace {
 
-/// More of them are nobody's, and would cost their time.
-constexpr std::size_t kSectionsMax = 4096;
 constexpr std::size_t kTagMax = 16;
 
 bool is_tag(std::string_view tag) {
@@ -31,7 +29,7 @@ Error section_error(std::string_view tag, std::uint32_t index, std::string_view 
 }
 
 void SnapshotWriter::add_section(const SnapshotSection& section, std::vector<std::byte> bytes) {
-  CHECK(is_tag(section.tag) && sections_.size() < kSectionsMax);
+  CHECK(is_tag(section.tag) && sections_.size() < SnapshotReader::kSectionsMax);
   CHECK(std::ranges::none_of(sections_, [&section](const SnapshotSection& other) {
     return same_name(other, section.tag, section.index);
   }));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state of a machine as sections in memory, each of one struct of state (see fields.h). Where
-// they lie in a file, and that the file is whole, is the file's to say.
+// The state of a machine as sections in memory, each of one struct of state (see field_writer.h).
+// Where they lie in a file, and that the file is whole, is the file's to say.
 //
 //   writer.add(3, TimerState{…});                          // the fourth timer's
 //   TRY_ASSIGN(TimerState state, reader.take<TimerState>(3));
@@ -18,7 +18,8 @@
 #include <vector>
 
 #include "src/base/error.h"
-#include "src/snapshot/fields.h"
+#include "src/snapshot/field_reader.h"
+#include "src/snapshot/field_writer.h"
 
 namespace vireo {
 
@@ -60,6 +61,9 @@ class SnapshotWriter {
 /// The bytes may be anybody's: all that goes wrong is an Error (kBadInput).
 class SnapshotReader {
  public:
+  /// More of them are nobody's, and would cost their time.
+  static constexpr std::size_t kSectionsMax = 4096;
+
   /// What the sections refer to outlives it.
   static Result<SnapshotReader> create(std::span<const SnapshotSection> sections);
 

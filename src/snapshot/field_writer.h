@@ -17,8 +17,6 @@
 //     }
 //   };
 //
-// What is read may be hostile. Here it is kept within its bytes; whether the numbers make sense is
-// for who asked for them to see before using them.
 #pragma once
 
 #include <array>
@@ -53,9 +51,20 @@ class FieldWriter {
     CHECK(items.size() <= most);
     auto count = static_cast<std::uint32_t>(items.size());
     field(count);
-    for (T& item : items) {
-      field(item);
+    if constexpr (std::same_as<T, std::byte>) {
+      append(items);
+    } else {
+      for (T& item : items) {
+        field(item);
+      }
     }
+  }
+  /// The same of a text.
+  void text(std::string& text, std::size_t most) {
+    CHECK(text.size() <= most);
+    auto count = static_cast<std::uint32_t>(text.size());
+    field(count);
+    append(std::as_bytes(std::span(text)));
   }
 
   std::vector<std::byte> take() { return std::move(bytes_); }
@@ -63,8 +72,7 @@ class FieldWriter {
  private:
   template <std::unsigned_integral T>
   void field(T& value) {
-    const auto wire = std::bit_cast<std::array<std::byte, sizeof(T)>>(LittleEndian<T>(value));
-    bytes_.insert(bytes_.end(), wire.begin(), wire.end());
+    append(std::bit_cast<std::array<std::byte, sizeof(T)>>(LittleEndian<T>(value)));
   }
   void field(bool& value) { bytes_.push_back(std::byte{value}); }
   void field(std::byte& value) { bytes_.push_back(value); }
@@ -72,6 +80,10 @@ class FieldWriter {
     std::uint64_t number = value.value();
     field(number);
   }
+  template <std::size_t N>
+  void field(std::array<std::byte, N>& bytes) {
+    append(bytes);
+  }
   template <typename T, std::size_t N>
   void field(std::array<T, N>& items) {
     for (T& item : items) {
@@ -82,67 +94,13 @@ class FieldWriter {
     requires std::is_class_v<T>
   void field(T& state) {
     state.fields(*this);
+  }
+  void append(std::span<const std::byte> bytes) {
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
   }
 
   std::uint32_t version_;
   std::vector<std::byte> bytes_;
-};
-
-/// From the first thing on that is wrong, every field reads as zero: see problem().
-class FieldReader {
- public:
-  /// `bytes` outlive it.
-  FieldReader(std::span<const std::byte> bytes, std::uint32_t version)
-      : version_(version), rest_(bytes) {}
-
-  std::uint32_t version() const { return version_; }
-  template <typename... T>
-  void operator()(T&... fields) {
-    (field(fields), ...);
-  }
-  template <typename T>
-  void list(std::vector<T>& items, std::size_t most) {
-    items.resize(take_count(most));
-    for (T& item : items) {
-      field(item);
-    }
-  }
-
-  /// After the last field: what is wrong with the bytes, of which none may be left; empty: nothing.
-  const std::string& problem();
-
- private:
-  template <std::unsigned_integral T>
-  void field(T& value) {
-    std::array<std::byte, sizeof(T)> wire = {};
-    take(wire);
-    value = std::bit_cast<LittleEndian<T>>(wire);
-  }
-  void field(bool& value);
-  void field(std::byte& value) { take(std::span(&value, 1)); }
-  void field(GuestAddress& value) {
-    std::uint64_t number = 0;
-    field(number);
-    value = GuestAddress(number);
-  }
-  template <typename T, std::size_t N>
-  void field(std::array<T, N>& items) {
-    for (T& item : items) {
-      field(item);
-    }
-  }
-  template <typename T>
-    requires std::is_class_v<T>
-  void field(T& state) {
-    state.fields(*this);
-  }
-
-  void take(std::span<std::byte> bytes);
-  std::size_t take_count(std::size_t most);
-
-  std::uint32_t version_;
-  std::span<const std::byte> rest_;
-  std::string problem_;
 };
 
 }  // namespace vireo

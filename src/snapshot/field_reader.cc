@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "src/snapshot/fields.h"
+#include "src/snapshot/field_reader.h"
 
 #include <algorithm>
 

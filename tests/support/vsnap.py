@@ -1,0 +1,124 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a snapshot file by its description (src/snapshot/FORMAT.md), sharing nothing with vireo.
+
+usage: vsnap.py FILE [MEMORY]   prints header and sections, writes memory; exit 1 where FILE is damaged
+"""
+import struct
+import sys
+
+import xxhash
+
+PAGE = 4096
+ABSENT, ZERO, DATA = 0, 1, 2
+
+
+class Damaged(Exception):
+    """The file is not what its description says."""
+
+
+def need(condition, what):
+    if not condition:
+        raise Damaged(what)
+
+
+class Fields:
+    """The content of a section, one field behind the other."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def bytes(self, size):
+        need(self.at + size <= len(self.data), "section ends too early")
+        self.at += size
+        return self.data[self.at - size:self.at]
+
+    def number(self, size):
+        return int.from_bytes(self.bytes(size), "little")
+
+    def list(self, entry):
+        return [entry() for _ in range(self.number(4))]
+
+    def text(self):
+        return self.bytes(self.number(4)).decode()
+
+
+class Snapshot:
+    """Everything but memory is read and checked by the constructor."""
+
+    def __init__(self, path):
+        self.file = open(path, "rb")
+        header = self.at(0, PAGE)
+        need(header[:8] == b"vsnap\r\n\x1a", "magic")
+        need(xxhash.xxh3_64_intdigest(header[:0xff8]) == self.u64(header, 0xff8), "header")
+        self.version, self.arch, self.kind, self.flags = struct.unpack_from("<4I", header, 8)
+        need(self.version == 1 and self.kind in (1, 2) and self.flags in (0, 1), "header")
+        self.uuid, self.parent = header[0x18:0x28], header[0x28:0x38]
+        self.created_ns, page, self.pages = struct.unpack_from("<3Q", header, 0x38)
+        need(page == PAGE, "page size")
+        self.memory, self.memory_size, self.places = struct.unpack_from("<3Q", header, 0xb0)
+        need(self.memory % PAGE == 0, "memory's offset")
+        need(self.file.seek(0, 2) == self.memory + self.memory_size, "length")
+        self.sections = {}
+        table = self.extent(header, 0x50)
+        for i in range(0, len(table), 64):
+            tag = table[i:i + 16].rstrip(b"\0").decode()
+            index, version = struct.unpack_from("<2I", table, i + 16)
+            need((tag, index) not in self.sections, "a section twice")
+            self.sections[tag, index] = (version, self.extent(table, i + 24))
+        runs = self.extent(header, 0x68)
+        self.runs = [struct.unpack_from("<2IQ", runs, i) for i in range(0, len(runs), 16)]
+        need(sum(count for _, count, _ in self.runs) == self.pages, "page table")
+        self.checksums = self.extent(header, 0x80)
+        need(len(self.checksums) == 8 * self.places, "page checksums")
+
+    def at(self, offset, size):
+        self.file.seek(offset)
+        data = self.file.read(size)
+        need(len(data) == size, "truncated")
+        return data
+
+    @staticmethod
+    def u64(data, at):
+        return struct.unpack_from("<Q", data, at)[0]
+
+    def extent(self, data, at):
+        offset, size, checksum = struct.unpack_from("<3Q", data, at)
+        content = self.at(offset, size) if size else b""
+        need(size == 0 or PAGE <= offset <= offset + size <= self.memory, "extent")
+        need(xxhash.xxh3_64_intdigest(content) == checksum, "checksum")
+        return content
+
+    def read_pages(self):
+        """(number, kind, bytes or None) of each page; the checksums are checked."""
+        number = 0
+        for kind, count, place in self.runs:
+            for i in range(count):
+                data = b"\0" * PAGE if kind == ZERO else None
+                if kind == DATA:
+                    data = self.at(self.memory + PAGE * (place + i), PAGE)
+                    need(xxhash.xxh3_64_intdigest(data) == self.u64(self.checksums, 8 * (place + i)),
+                         f"page {number + i}")
+                yield number + i, kind, data
+            number += count
+
+    def config(self):
+        return Fields(self.sections["machine", 0][1]).text()
+
+
+if __name__ == "__main__":
+    try:
+        snapshot = Snapshot(sys.argv[1])
+        kinds = []
+        with open(sys.argv[2] if len(sys.argv) > 2 else "/dev/null", "wb") as memory:
+            for number, kind, content in snapshot.read_pages():
+                kinds.append(kind)
+                if kind == DATA:
+                    memory.seek(number * PAGE)
+                    memory.write(content)
+            memory.truncate(len(kinds) * PAGE) if len(sys.argv) > 2 else None
+    except Damaged as damage:
+        sys.exit(f"{sys.argv[1]}: {damage}")
+    print(f"uuid={snapshot.uuid.hex()} pages={len(kinds)} data={kinds.count(DATA)} absent={kinds.count(ABSENT)}")
+    for (tag, index), (version, content) in snapshot.sections.items():
+        print(f"section={tag},{index} version={version} bytes={len(content)}")
