@@ -3,7 +3,8 @@
 // under arch/<name>/; the build links one of them.
 //
 // The order: required_capabilities → ram_ranges → (memory slots) → create_interrupt_controllers →
-// make_cpu_model → for each vCPU setup_vcpu, and setup_boot_vcpu for the first.
+// make_cpu_model → for each vCPU setup_vcpu, and setup_boot_vcpu for the first; or, from a
+// snapshot, restore_kvm_machine, and for each vCPU restore_vcpu.
 #pragma once
 
 #include <array>
@@ -18,6 +19,7 @@
 #include "src/base/error.h"
 #include "src/kvm/vm.h"
 #include "src/memory/guest_memory.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo::arch {
 
@@ -111,6 +113,21 @@ Result<std::unique_ptr<ResetState>> capture_reset_state(const KvmVm& vm,
 /// vCPU runs and no port or MMIO access is pending.
 Result<> restore_reset_state(const KvmVm& vm, std::span<const int> vcpu_fds,
                              const ResetState& state);
+
+/// Saves what KVM has of the vCPUs and of the machine in sections. While no vCPU runs, and no port
+/// or MMIO access is pending. Errors: kConfig for what cannot be saved.
+Result<> save_kvm_state(const KvmVm& vm, std::span<const int> vcpu_fds, const CpuModel& model,
+                        SnapshotWriter& writer);
+/// What vCPUs of a saved machine showed, without what `config` masks. Errors: kBadInput, with the
+/// names of the features that this host lacks.
+Result<std::unique_ptr<CpuModel>> restore_cpu_model(const KvmVm& vm, const CpuConfig& config,
+                                                    SnapshotReader& reader);
+/// The interrupt controllers and the clock as they were saved, the time since then added; before
+/// the vCPUs.
+Result<> restore_kvm_machine(const KvmVm& vm, SnapshotReader& reader);
+/// In place of setup_vcpu(): vCPU `index`, known to the guest by `id`, as it was saved.
+Result<> restore_vcpu(const KvmVm& vm, int vcpu_fd, const CpuModel& model, std::uint32_t id,
+                      std::uint32_t index, SnapshotReader& reader);
 
 /// A non-maskable interrupt for vCPU `id`. Any thread.
 Result<> inject_nmi(const KvmVm& vm, std::uint32_t id);

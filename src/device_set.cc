@@ -18,6 +18,11 @@ namespace vireo {
 
 namespace {
 
+/// Where on the bus a device of that number is: behind the host bridge.
+unsigned pci_slot(unsigned number) {
+  return number + 1;
+}
+
 std::time_t wall_time() {
   return std::time(nullptr);
 }
@@ -68,6 +73,7 @@ DeviceSet::VirtioSlot& DeviceSet::add_slot(std::string_view name,
   auto slot = std::make_unique<VirtioSlot>();
   slot->name = name;
   slot->quiesced_task.bind<DeviceSet, &DeviceSet::on_quiesced>(this);
+  slot->resumed_task.bind<DeviceSet, &DeviceSet::on_resumed>(this);
   slot->flush.bind<DeviceSet, &DeviceSet::on_flushed>(this);
   // The threads get the queues of all devices in turn.
   const std::size_t threads = context_.io_reactors.size();
@@ -135,7 +141,6 @@ Result<> DeviceSet::add_mmio(VirtioSlot& slot, std::size_t number, std::uint32_t
   return {};
 }
 
-/// The slot of that number on the bus, behind the host bridge.
 Result<> DeviceSet::add_pci(VirtioSlot& slot, std::size_t number) {
   constexpr std::size_t kMost = PciRoot::kSlots - 1;
   if (number >= kMost) {
@@ -147,7 +152,7 @@ Result<> DeviceSet::add_pci(VirtioSlot& slot, std::size_t number) {
   slot.router = std::make_unique<KvmMsiRouter>(context_.vm);
   TRY_ASSIGN(slot.pci,
              PciTransport::create(*slot.device, context_.memory, slot.reactors, *slot.router));
-  return pci_root_->add(static_cast<unsigned>(number) + 1, slot.pci->function());
+  return pci_root_->add(pci_slot(static_cast<unsigned>(number)), slot.pci->function());
 }
 
 std::vector<arch::MmioDevice> DeviceSet::mmio_devices() const {
@@ -269,6 +274,52 @@ void DeviceSet::reset() {
   if (pci_root_) {
     pci_root_->power_cycle();
   }
+}
+
+void DeviceSet::resume(Task& done) {
+  CHECK(resumed_ == nullptr);
+  resumed_ = &done;
+  resuming_ = virtio_.size() + 1;  // and this function
+  for (const auto& slot : virtio_) {
+    slot->core().resume(slot->resumed_task);
+  }
+  on_resumed();
+}
+
+void DeviceSet::on_resumed() {
+  if (--resuming_ == 0) {
+    context_.reactor.post(*std::exchange(resumed_, nullptr));
+  }
+}
+
+void DeviceSet::save(SnapshotWriter& writer) {
+  serial_->save(writer);
+  i8042_->save(writer);
+  cmos_->save(writer);
+  acpi_pm_->save(writer);
+  if (pci_root_) {
+    pci_root_->save(writer);
+  }
+  for (unsigned number = 0; number < virtio_.size(); ++number) {
+    VirtioSlot& slot = *virtio_[number];
+    slot.mmio ? slot.mmio->save(writer, number) : slot.pci->save(writer, pci_slot(number));
+  }
+}
+
+Result<> DeviceSet::restore(SnapshotReader& reader) {
+  TRY(serial_->restore(reader));
+  TRY(i8042_->restore(reader));
+  TRY(cmos_->restore(reader));
+  TRY(acpi_pm_->restore(reader));
+  if (pci_root_) {
+    TRY(pci_root_->restore(reader));
+  }
+  for (unsigned number = 0; number < virtio_.size(); ++number) {
+    VirtioSlot& slot = *virtio_[number];
+    TRY(slot.mmio ? slot.mmio->restore(reader, number)
+                  : slot.pci->restore(reader, pci_slot(number)));
+  }
+  return {};
 }
 
 void DeviceSet::press_power_button() {

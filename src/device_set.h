@@ -65,8 +65,16 @@ class DeviceSet {
   /// Has all devices stand still: nothing of theirs is in flight, and disks hold nothing back.
   /// `done` runs then. On the reactor's thread, while no vCPU runs.
   void quiesce(Task& done);
+  /// The end of that: their queues are served again; `done` runs when all are. On the reactor's
+  /// thread, before the vCPUs run.
+  void resume(Task& done);
   /// All devices as after create(), for a guest that was reset. While they stand still.
   void reset();
+  /// All devices, in their sections. While they stand still.
+  void save(SnapshotWriter& writer);
+  /// As they were saved, and standing still: resume() follows. The interrupt controllers and the
+  /// guest's memory are as they were saved already. Errors: kBadInput.
+  Result<> restore(SnapshotReader& reader);
 
   /// Changes a disk while the guest uses it: BlockChange. Errors: kConfig where it cannot be now.
   /// On the reactor's thread.
@@ -107,6 +115,7 @@ class DeviceSet {
     std::unique_ptr<KvmMsiRouter> router;
     std::unique_ptr<PciTransport> pci;
     Task quiesced_task;
+    Task resumed_task;
   };
 
   explicit DeviceSet(const Context& context) : context_(context) {}
@@ -117,6 +126,7 @@ class DeviceSet {
                        bool one_reactor);
   Result<> add_mmio(VirtioSlot& slot, std::size_t number, std::uint32_t last_gsi);
   Result<> add_pci(VirtioSlot& slot, std::size_t number);
+  void on_resumed();
   void on_quiesced();
   void flush_disks();
   void on_flushed(DiskOp& op, int errnum);
@@ -142,6 +152,8 @@ class DeviceSet {
   std::size_t changing_ = 0;  // disks with a change that is not done
   std::size_t flushing_ = 0;  // disks whose last flush is not done yet
   Task* quiesced_ = nullptr;
+  std::size_t resuming_ = 0;  // devices that are not served again yet
+  Task* resumed_ = nullptr;
   Bus ports_;
   Bus mmio_;
 };

@@ -241,11 +241,17 @@ void set_frequencies(CpuidTable& table, const CpuidEnvironment& environment, boo
 
 }  // namespace
 
-kvm_cpuid_entry2* find_leaf(CpuidTable& table, std::uint32_t leaf, std::uint32_t subleaf) {
+const kvm_cpuid_entry2* find_leaf(const CpuidTable& table, std::uint32_t leaf,
+                                  std::uint32_t subleaf) {
   const auto found = std::ranges::find_if(table, [&](const kvm_cpuid_entry2& entry) {
     return entry.function == leaf && entry.index == subleaf;
   });
   return found == table.end() ? nullptr : &*found;
+}
+
+kvm_cpuid_entry2* find_leaf(CpuidTable& table, std::uint32_t leaf, std::uint32_t subleaf) {
+  // NOLINTNEXTLINE(*-pro-type-const-cast): the table is not const
+  return const_cast<kvm_cpuid_entry2*>(find_leaf(std::as_const(table), leaf, subleaf));
 }
 
 std::uint32_t cpu_id(const CpuTopology& topology, unsigned index) {
@@ -271,6 +277,21 @@ Result<> make_guest_cpuid(CpuidTable& table, const CpuConfig& config,
   }
   set_frequencies(table, environment, amd);
   return {};
+}
+
+bool shows_nested_virtualization(const CpuidTable& table) {
+  const kvm_cpuid_entry2* const basic = find_leaf(table, kLeafFeatures);
+  const kvm_cpuid_entry2* const extended = find_leaf(table, kLeafExtendedFeatures);
+  return (basic != nullptr && (basic->ecx & kEcxVmx) != 0) ||
+         (extended != nullptr && (extended->ecx & kExtendedEcxSvm) != 0);
+}
+
+void mask_features(CpuidTable& table, const std::vector<std::string>& features) {
+  for (const std::string& feature : features) {
+    if (feature.starts_with('-')) {
+      clear_feature(table, std::string_view(feature).substr(1));
+    }
+  }
 }
 
 void set_cpu_id(CpuidTable& table, const CpuTopology& topology, std::uint32_t id) {

@@ -16,6 +16,8 @@ namespace vireo::arch {
 using CpuidTable = std::vector<kvm_cpuid_entry2>;
 
 /// The entry of a leaf, or nullptr.
+const kvm_cpuid_entry2* find_leaf(const CpuidTable& table, std::uint32_t leaf,
+                                  std::uint32_t subleaf = 0);
 kvm_cpuid_entry2* find_leaf(CpuidTable& table, std::uint32_t leaf, std::uint32_t subleaf = 0);
 
 /// What host and KVM are beyond their CPUID table.
@@ -28,6 +30,16 @@ struct CpuidEnvironment {
 /// clock frequencies, nested virtualization hidden, the feature masks applied.
 Result<> make_guest_cpuid(CpuidTable& table, const CpuConfig& config,
                           const CpuidEnvironment& environment);
+
+/// Whether the guest may run VMs of its own.
+bool shows_nested_virtualization(const CpuidTable& table);
+
+/// Takes the features away that `features` masks, in a table that a guest had before.
+void mask_features(CpuidTable& table, const std::vector<std::string>& features);
+
+/// What a guest that knows `wanted` would miss where vCPUs have `offered`: the names of features,
+/// "leaf 0x7.0 edx bit 5" of those that have none, "another vendor's processor".
+std::vector<std::string> missing_features(const CpuidTable& wanted, const CpuidTable& offered);
 
 /// Writes the numbers that differ between vCPUs.
 void set_cpu_id(CpuidTable& table, const CpuTopology& topology, std::uint32_t id);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each vCPU is before its first instruction: CPUID and the few MSRs that firmware sets.
+#include "arch/x86_64/vcpu_setup.h"
+
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#include <vector>
 
-#include "arch/arch.h"
-#include "arch/x86_64/cpuid.h"
 #include "arch/x86_64/kvm_entries.h"
 #include "src/kvm/uapi.h"
 
@@ -26,6 +25,12 @@ class X86CpuModel final : public CpuModel {
   CpuTopology topology;
   CpuidTable table;
 };
+
+const X86CpuModel& x86(const CpuModel& model) {
+  // An architecture's VMs have no other.
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-static-cast-downcast)
+  return static_cast<const X86CpuModel&>(model);
+}
 
 Result<CpuidTable> supported_cpuid(int kvm_fd) {
   for (std::uint32_t count = 128; count <= kMaxEntries; count *= 2) {
@@ -63,26 +68,37 @@ Result<unsigned> physical_address_bits(const KvmVm& vm) {
 }
 
 Result<std::unique_ptr<CpuModel>> make_cpu_model(const KvmVm& vm, const CpuConfig& config) {
-  auto model = std::make_unique<X86CpuModel>();
-  model->topology = config.topology;
-  TRY_ASSIGN(model->table, supported_cpuid(vm.kvm_fd()));
+  TRY_ASSIGN(CpuidTable table, supported_cpuid(vm.kvm_fd()));
   const int tsc_khz = ::ioctl(vm.fd(), KVM_GET_TSC_KHZ, 0UL);
-  TRY(make_guest_cpuid(model->table, config,
+  TRY(make_guest_cpuid(table, config,
                        {.tsc_khz = tsc_khz > 0 ? static_cast<std::uint32_t>(tsc_khz) : 0,
                         .tsc_deadline = vm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0}));
-  return std::unique_ptr<CpuModel>(std::move(model));
+  return make_cpu_model(std::move(table), config.topology);
 }
 
-Result<> setup_vcpu(int vcpu_fd, const CpuModel& model, std::uint32_t id) {
-  // An architecture's VMs have no other.
-  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-static-cast-downcast)
-  const auto& x86 = static_cast<const X86CpuModel&>(model);
-  CpuidTable table = x86.table;
-  set_cpu_id(table, x86.topology, id);
+const CpuidTable& table_of(const CpuModel& model) {
+  return x86(model).table;
+}
+
+std::unique_ptr<CpuModel> make_cpu_model(CpuidTable table, const CpuTopology& topology) {
+  auto model = std::make_unique<X86CpuModel>();
+  model->topology = topology;
+  model->table = std::move(table);
+  return model;
+}
+
+Result<> set_cpuid(int vcpu_fd, const CpuModel& model, std::uint32_t id) {
+  CpuidTable table = table_of(model);
+  set_cpu_id(table, x86(model).topology, id);
   CpuidBuffer buffer(table.size());
   buffer.header().nent = static_cast<std::uint32_t>(table.size());
   std::memcpy(buffer.entries(), table.data(), table.size() * sizeof(kvm_cpuid_entry2));
   TRY(try_ioctl(vcpu_fd, KVM_SET_CPUID2, &buffer.header(), "KVM_SET_CPUID2"));
+  return {};
+}
+
+Result<> setup_vcpu(int vcpu_fd, const CpuModel& model, std::uint32_t id) {
+  TRY(set_cpuid(vcpu_fd, model, id));
   return set_msrs(vcpu_fd);
 }
 

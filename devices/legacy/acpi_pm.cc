@@ -9,6 +9,13 @@ namespace vireo {
 
 namespace {
 
+struct AcpiPmState {
+  static constexpr std::string_view kTag = "acpi-pm";
+  static constexpr std::uint32_t kVersion = 1;
+  std::uint32_t pending = 0;
+  void fields(auto& ar) { ar(pending); }
+};
+
 constexpr std::uint64_t kSleepControl = 0;
 constexpr std::uint64_t kReset = 2;
 constexpr std::uint64_t kEvents = 4;
@@ -45,6 +52,16 @@ void AcpiPm::write(std::uint64_t offset, std::span<const std::byte> data) {
 void AcpiPm::notify(std::uint32_t bits) {
   pending_.fetch_or(bits, std::memory_order_acq_rel);
   interrupt_.raise();
+}
+
+void AcpiPm::save(SnapshotWriter& writer) const {
+  writer.add(0, AcpiPmState{.pending = pending_.load(std::memory_order_acquire)});
+}
+
+Result<> AcpiPm::restore(SnapshotReader& reader) {
+  TRY_ASSIGN(const AcpiPmState state, reader.take<AcpiPmState>(0));
+  pending_.store(state.pending, std::memory_order_release);
+  return {};
 }
 
 }  // namespace vireo

@@ -13,6 +13,7 @@
 #include "devices/legacy/machine_events.h"
 #include "src/bus/bus.h"
 #include "src/bus/interrupt.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -34,6 +35,10 @@ class AcpiPm final : public BusDevice {
   void notify(std::uint32_t bits);
   /// As at power-on: no event is pending.
   void reset() { pending_.store(0, std::memory_order_release); }
+
+  // As those of Serial16550.
+  void save(SnapshotWriter& writer) const;
+  Result<> restore(SnapshotReader& reader);
 
  private:
   Interrupt& interrupt_;

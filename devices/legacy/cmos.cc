@@ -34,13 +34,28 @@ std::uint8_t bcd(int value) {
 
 void Cmos::reset() {
   const std::scoped_lock lock(mutex_);
-  index_ = 0;
+  state_ = {};
+}
+
+void Cmos::save(SnapshotWriter& writer) {
+  const std::scoped_lock lock(mutex_);
+  writer.add(0, State(state_));
+}
+
+Result<> Cmos::restore(SnapshotReader& reader) {
+  TRY_ASSIGN(const State state, reader.take<State>(0));
+  if ((state.index & ~kIndexMask) != 0) {
+    return bad_section<State>(0, "has the index of no register");
+  }
+  const std::scoped_lock lock(mutex_);
+  state_ = state;
+  return {};
 }
 
 void Cmos::read(std::uint64_t offset, std::span<std::byte> data) {
   const std::scoped_lock lock(mutex_);
   for (std::byte& byte : data) {
-    byte = offset == 0 ? std::byte{0xff} : std::byte{read_register(index_)};
+    byte = offset == 0 ? std::byte{0xff} : std::byte{read_register(state_.index)};
     offset = 1;
   }
 }
@@ -48,7 +63,7 @@ void Cmos::read(std::uint64_t offset, std::span<std::byte> data) {
 void Cmos::write(std::uint64_t offset, std::span<const std::byte> data) {
   const std::scoped_lock lock(mutex_);
   if (offset == 0) {
-    index_ = std::to_integer<std::uint8_t>(data[0]) & kIndexMask;
+    state_.index = std::to_integer<std::uint8_t>(data[0]) & kIndexMask;
   }
   // Setting the clock has no effect: it is the host's, as guests of kvmclock expect.
 }

@@ -9,8 +9,10 @@
 #include <ctime>
 #include <mutex>
 #include <span>
+#include <string_view>
 
 #include "src/bus/bus.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -26,12 +28,23 @@ class Cmos final : public BusDevice {
   /// As at power-on; the clock goes on.
   void reset();
 
+  // As those of Serial16550.
+  void save(SnapshotWriter& writer);
+  Result<> restore(SnapshotReader& reader);
+
  private:
+  struct State {
+    static constexpr std::string_view kTag = "cmos";
+    static constexpr std::uint32_t kVersion = 1;
+    std::uint8_t index = 0;
+    void fields(auto& ar) { ar(index); }
+  };
+
   std::uint8_t read_register(std::uint8_t index) const;
 
   std::time_t (*now_)();
   std::mutex mutex_;
-  std::uint8_t index_ = 0;
+  State state_;
 };
 
 }  // namespace vireo

@@ -7,8 +7,6 @@ namespace vireo {
 
 namespace {
 
-constexpr std::size_t kMaxOutput = 32;
-
 // Status register.
 constexpr std::uint8_t kStatusOutputFull = 0x01;
 constexpr std::uint8_t kStatusSystemFlag = 0x04;
@@ -85,6 +83,18 @@ void I8042::reset() {
   state_ = State();
 }
 
+void I8042::save(SnapshotWriter& writer) {
+  const std::scoped_lock lock(mutex_);
+  writer.add(0, State(state_));
+}
+
+Result<> I8042::restore(SnapshotReader& reader) {
+  TRY_ASSIGN(State state, reader.take<State>(0));
+  const std::scoped_lock lock(mutex_);
+  state_ = std::move(state);
+  return {};
+}
+
 std::uint8_t I8042::status() {
   std::uint8_t value = kStatusUnlocked;
   if (!state_.output.empty()) {
@@ -100,8 +110,8 @@ std::uint8_t I8042::read_data() {
   if (state_.output.empty()) {
     return 0;
   }
-  const std::uint8_t value = state_.output.front();
-  state_.output.pop_front();
+  const auto value = std::to_integer<std::uint8_t>(state_.output.front());
+  state_.output.erase(state_.output.begin());
   if (!state_.output.empty() && (state_.config & kConfigKeyboardInterrupt) != 0) {
     interrupt_.raise();  // one edge for each byte, as the chip does
   }
@@ -188,10 +198,10 @@ void I8042::keyboard_command(std::uint8_t value) {
 }
 
 void I8042::answer(std::uint8_t value) {
-  if (state_.output.size() >= kMaxOutput) {
+  if (state_.output.size() >= State::kMaxOutput) {
     return;  // a guest that never reads costs no more than this
   }
-  state_.output.push_back(value);
+  state_.output.push_back(std::byte{value});
   if (state_.output.size() == 1 && (state_.config & kConfigKeyboardInterrupt) != 0) {
     interrupt_.raise();
   }

@@ -8,13 +8,15 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <mutex>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "devices/legacy/machine_events.h"
 #include "src/bus/bus.h"
 #include "src/bus/interrupt.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -32,6 +34,10 @@ class I8042 {
 
   /// As at power-on.
   void reset();
+
+  // As those of Serial16550.
+  void save(SnapshotWriter& writer);
+  Result<> restore(SnapshotReader& reader);
 
  private:
   class Port final : public BusDevice {
@@ -59,11 +65,20 @@ class I8042 {
 
   /// All that a guest can change.
   struct State {
-    std::deque<std::uint8_t> output;  // bytes for the guest, at most kMaxOutput
-    std::uint8_t config = 0x01;       // the command byte: keyboard interrupt on
-    std::uint8_t expecting = 0;       // the controller command whose data byte comes next, or 0
-    bool keyboard_argument = false;   // the keyboard takes one more byte of its last command
+    static constexpr std::string_view kTag = "i8042";
+    static constexpr std::uint32_t kVersion = 1;
+    static constexpr std::size_t kMaxOutput = 32;
+
+    std::vector<std::byte> output;   // for the guest, the oldest first
+    std::uint8_t config = 0x01;      // the command byte: keyboard interrupt on
+    std::uint8_t expecting = 0;      // the controller command whose data byte comes next, or 0
+    bool keyboard_argument = false;  // the keyboard takes one more byte of its last command
     bool self_tested = false;
+
+    void fields(auto& ar) {
+      ar(config, expecting, keyboard_argument, self_tested);
+      ar.list(output, kMaxOutput);
+    }
   };
   std::mutex mutex_;
   State state_;

@@ -57,6 +57,21 @@ void Serial16550::reset() {
   output_.receiver_empty();
 }
 
+void Serial16550::save(SnapshotWriter& writer) {
+  const std::scoped_lock lock(mutex_);
+  writer.add(0, State(state_));
+}
+
+Result<> Serial16550::restore(SnapshotReader& reader) {
+  TRY_ASSIGN(const State state, reader.take<State>(0));
+  if (state.fifo_count > kFifoSize) {
+    return bad_section<State>(0, "has more bytes than the FIFO holds");
+  }
+  const std::scoped_lock lock(mutex_);
+  state_ = state;
+  return {};
+}
+
 std::size_t Serial16550::receive(std::span<const std::byte> bytes) {
   const std::scoped_lock lock(mutex_);
   if (loopback()) {

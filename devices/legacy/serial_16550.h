@@ -11,9 +11,11 @@
 #include <cstdint>
 #include <mutex>
 #include <span>
+#include <string_view>
 
 #include "src/bus/bus.h"
 #include "src/bus/interrupt.h"
+#include "src/snapshot/snapshot.h"
 
 namespace vireo {
 
@@ -44,9 +46,16 @@ class Serial16550 final : public BusDevice {
   /// As at power-on; what was received and not read is gone.
   void reset();
 
+  // While no vCPU runs. What restore() finds may be anybody's; an error leaves the port as it was.
+  void save(SnapshotWriter& writer);
+  Result<> restore(SnapshotReader& reader);
+
  private:
   /// All that a guest can see: plain numbers.
   struct State {
+    static constexpr std::string_view kTag = "serial";
+    static constexpr std::uint32_t kVersion = 1;
+
     std::uint8_t interrupt_enable = 0;
     std::uint8_t line_control = 0;
     std::uint8_t modem_control = 0;
@@ -56,7 +65,12 @@ class Serial16550 final : public BusDevice {
     bool fifo_enabled = false;
     bool transmit_interrupt = false;  // THRE is pending until IIR is read
     std::array<std::uint8_t, kFifoSize> fifo = {};
-    std::size_t fifo_count = 0;
+    std::uint32_t fifo_count = 0;
+
+    void fields(auto& ar) {
+      ar(interrupt_enable, line_control, modem_control, scratch, divisor_low, divisor_high,
+         fifo_enabled, transmit_interrupt, fifo, fifo_count);
+    }
   };
 
   std::uint8_t read_register(std::uint64_t offset);
