@@ -14,19 +14,11 @@
 
 #include "src/config.h"
 #include "src/toml.h"
+#include "src/uuid.h"
 
 namespace vireo {
 
 namespace {
-
-std::string hex_uuid(const std::array<std::uint8_t, 16>& uuid) {
-  std::string text;
-  for (std::size_t i = 0; i < uuid.size(); ++i) {
-    text += i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "";
-    text += fmt::format("{:02x}", uuid[i]);
-  }
-  return text;
-}
 
 toml::table machine_table(const MachineConfig& machine) {
   constexpr std::array kHugePages = {"off", "transparent", "2M", "1G"};
@@ -52,7 +44,7 @@ toml::table machine_table(const MachineConfig& machine) {
       {"track_dirty", false},
   };
   if (machine.uuid) {
-    table.insert("uuid", hex_uuid(*machine.uuid));
+    table.insert("uuid", uuid_text(*machine.uuid));
   }
   return table;
 }

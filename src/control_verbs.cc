@@ -15,6 +15,7 @@
 #include "src/drive.h"
 #include "src/exit_report.h"
 #include "src/manual/verbs.h"
+#include "src/snapshot_verb.h"
 
 namespace vireo {
 
@@ -171,6 +172,16 @@ void drive(Machine& machine, HttpRequest& request, const Done& done) {
   }
 }
 
+void snapshot(Machine& machine, HttpRequest& request, const Done& done) {
+  Result<> begun = save_machine_into(
+      machine, request.body, std::move(request.file), [done](const Result<SnapshotReport>& report) {
+        done(report ? ok(snapshot_json(*report)) : control_error(500, report.error().message()));
+      });
+  if (!begun) {
+    done(control_error(400, begun.error().message()));
+  }
+}
+
 struct Answer {
   std::string_view verb;
   void (*give)(Machine&, HttpRequest&, const Done&);
@@ -188,6 +199,7 @@ constexpr auto kAnswers = std::to_array<Answer>({
     {"ctrl-alt-del", ctrl_alt_del},
     {"nmi", nmi},
     {"drive", drive},
+    {"snapshot", snapshot},
 });
 static_assert(std::ranges::equal(kAnswers, manual::kVerbs, {}, &Answer::verb, &manual::Verb::name),
               "each verb has its answer, in the order of src/manual/verbs.h");

@@ -5,9 +5,11 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <optional>
 #include <span>
 #include <string_view>
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +21,7 @@
 #include "src/base/ancillary_file.h"
 #include "src/base/colour.h"
 #include "src/base/unix_socket.h"
+#include "src/base/unpublished_file.h"
 #include "src/config_value.h"
 #include "src/ctl_print.h"
 #include "src/http.h"
@@ -32,6 +35,8 @@ namespace {
 constexpr int kExitRefused = 1;
 constexpr int kExitNobody = 69;
 constexpr unsigned kHttpOk = 200;
+/// It has all that the guest knows.
+constexpr mode_t kSnapshotMode = 0600;
 
 const manual::Verb* find_verb(std::string_view name) {
   const auto* const found = std::ranges::find(manual::kVerbs, name, &manual::Verb::name);
@@ -124,7 +129,7 @@ using Json = nlohmann::ordered_json;
 
 /// The body of the request: words become what they are in a configuration's table.
 Json drive_body(const CtlCommand& command) {
-  Json body = {{"id", command.id}};
+  Json body = {{"id", command.argument}};
   if (command.settings.empty()) {
     return body;
   }
@@ -161,9 +166,36 @@ Result<UniqueFd> open_new_file(const CtlCommand& command, Json& body) {
   HttpResponseParser parser([&config](std::string_view data) { config += data; });
   TRY(receive(socket.get(), parser));
   const std::string path = body["path"].get<std::string>();
-  TRY_ASSIGN(UniqueFd file, open_image_file(path, options_of(config, command.id)));
+  TRY_ASSIGN(UniqueFd file, open_image_file(path, options_of(config, command.argument)));
   body["path"] = absolute_path(path);
   return file;
+}
+
+// snapshot
+// ---------------------------------------------------------------------------------------
+
+/// The VM stands still until its file has its name: where this process ends before that, nothing
+/// is lost.
+Json snapshot_body(const CtlCommand& command) {
+  Json body = {{"then", command.then == "stop" ? "pause" : command.then}};
+  if (!command.disks.empty() || command.then == "stop") {
+    body["disks"] = command.disks.empty() ? "none" : command.disks;
+  }
+  return body;
+}
+
+/// The answer that the VM gives to a request of its own connection; false where it refused.
+Result<bool> ask(const CtlCommand& command, std::string_view verb, const UniqueFd& socket) {
+  TRY(send_all(socket.get(),
+               http_request("POST", fmt::format("/vireo/{}", verb), "application/json", ""), {}));
+  std::string answer;
+  HttpResponseParser parser([&answer](std::string_view data) { answer += data; });
+  TRY_ASSIGN(const bool whole, receive(socket.get(), parser));
+  if (whole && parser.status() != kHttpOk) {
+    tell(fmt::format("{}: {}", command.verb, refusal_text(answer)));
+    return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -180,7 +212,12 @@ Result<int> run_ctl(const CtlCommand& command) {
   }
   std::string body;
   UniqueFd file;
-  if (!command.timeout.empty()) {
+  std::optional<UnpublishedFile> snapshot;
+  if (verb.name == "snapshot") {
+    TRY_ASSIGN(snapshot, UnpublishedFile::create(command.argument, kSnapshotMode));
+    file = UniqueFd(::fcntl(snapshot->fd(), F_DUPFD_CLOEXEC, 0));
+    body = snapshot_body(command).dump();
+  } else if (!command.timeout.empty()) {
     body = Json{{"timeout", command.timeout}}.dump();
   } else if (verb.name == "drive") {
     Json json;
@@ -213,11 +250,21 @@ Result<int> run_ctl(const CtlCommand& command) {
     tell(fmt::format("{}: {}", command.verb, refusal_text(answer)));
     return kExitRefused;
   }
+  if (snapshot) {
+    TRY(snapshot->replace());
+    if (command.then == "stop") {
+      TRY_ASSIGN(const bool stops, ask(command, "kill", *socket));
+      if (!stops) {
+        return kExitRefused;
+      }
+      wait_for_end(socket->get());
+    }
+  }
   if (verb.ends_vm) {
     wait_for_end(socket->get());
   } else if (command.json) {
     std::fputs(answer.c_str(), stdout);
-  } else if (verb.method == "GET" || verb.name == "drive") {
+  } else if (verb.method == "GET" || verb.name == "drive" || snapshot) {
     std::fputs(answer_for_people(verb.name, answer).c_str(), stdout);
   }
   return 0;

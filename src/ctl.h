@@ -13,8 +13,10 @@ struct CtlCommand {
   std::string socket;
   std::string verb;
   std::string timeout;   ///< of stop; empty: the VM's own
-  std::string id;        ///< of drive: which
+  std::string argument;  ///< of drive: which; of snapshot: the file
   std::string settings;  ///< of drive: "size=20G,…"
+  std::string then;      ///< of snapshot: resume, pause or stop
+  std::string disks;     ///< of snapshot: what becomes of them
   bool json = false;     ///< the answer as it came
 };
 

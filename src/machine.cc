@@ -32,8 +32,8 @@ constexpr int kExitSystem = 71;
 }  // namespace
 
 std::string_view name_of(MachineState state) {
-  constexpr std::array<std::string_view, 5> kNames = {"starting", "running", "pausing", "paused",
-                                                      "stopping"};
+  constexpr std::array<std::string_view, 6> kNames = {"starting", "running", "pausing",
+                                                      "paused",   "saving",  "stopping"};
   return kNames.at(std::to_underlying(state));
 }
 
@@ -43,6 +43,8 @@ Machine::Machine(const Config& config, Timeline& timeline)
   paused_task_.bind<Machine, &Machine::on_vcpu_paused>(this);
   reset_task_.bind<Machine, &Machine::on_reset>(this);
   devices_quiet_task_.bind<Machine, &Machine::on_devices_quiet>(this);
+  devices_resumed_task_.bind<Machine, &Machine::on_devices_resumed>(this);
+  snapshot_done_task_.bind<Machine, &Machine::on_snapshot_done>(this);
 }
 
 Machine::~Machine() {
@@ -66,17 +68,29 @@ Result<int> Machine::run() {
   }
   supervisor_->status("starting");
   Result<> served = start_vcpus();
+  if (served && restored_) {
+    served = restore_devices();
+  }
   if (served) {
     for (const auto& vcpu : vcpus_) {
       vcpu->resume();
     }
+    served = start_pool();
+  }
+  if (served) {
     set_state(MachineState::kRunning);
+    if (!pause_waiters_.empty()) {
+      begin_pause();  // asked for while the devices began
+    }
     ready_timer_->arm(config_.ready.timeout_ns);
     served = reactor_->run();
   }
   // A vCPU may be waiting for the reactor that has ended.
   reactor_->refuse_calls();
   stop_vcpus();
+  if (offload_) {
+    offload_->close();  // what is still on its way ends, and is dropped
+  }
   announce_end();
   signals_->stop();
   supervisor_->stop();
@@ -102,6 +116,7 @@ Result<int> Machine::run() {
 /// Requests that are in flight end as they would have.
 void Machine::finish_devices() {
   restarting_ = false;
+  snapshot_waits_ = false;
   devices_->quiesce(devices_quiet_task_);
   hung_ = !reactor_->run_until([this] { return devices_quiet_; }, kDiskTimeoutNs);
   if (hung_) {
@@ -122,14 +137,29 @@ Result<> Machine::start_vcpus() {
   for (const auto& vcpu : vcpus_) {
     TRY(vcpu->start());
   }
-  // The last thread is there: from here on this one starts none.
-  if (config_.sandbox.enabled) {
-    TRY(narrow_sandbox(SandboxedThread::kMain));
-  }
   for (const auto& vcpu : vcpus_) {
     TRY(vcpu->wait_started());
   }
   return {};
+}
+
+/// The devices of a machine that was saved stand still: here they begin to serve their queues.
+Result<> Machine::restore_devices() {
+  devices_->resume(devices_resumed_task_);
+  if (!reactor_->run_until([this] { return !restored_; }, kDiskTimeoutNs)) {
+    return fail(ErrorCode::kInternal, "the devices do not begin to serve");
+  }
+  return {};
+}
+
+/// The last threads, while the guest runs already: from here on this one starts none.
+Result<> Machine::start_pool() {
+  if (offload_) {
+    TRY(offload_->start([this] {
+      return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kOffload) : Result<>();
+    }));
+  }
+  return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kMain) : Result<>();
 }
 
 void Machine::stop_vcpus() {
@@ -225,6 +255,10 @@ Result<> Machine::vcpu_thread_begins(unsigned index) {
 
 void Machine::pause(std::function<void()> done) {
   pause_waiters_.push_back(std::move(done));
+  begin_pause();
+}
+
+void Machine::begin_pause() {
   if (state_ == MachineState::kRunning) {
     set_state(MachineState::kPausing);
     halt_vcpus();
@@ -277,14 +311,25 @@ void Machine::on_reset() {
   if (std::exchange(restarting_, true)) {
     return;  // a guest that asks twice, or with two vCPUs
   }
-  runs_after_restart_ = state_ == MachineState::kRunning;
+  runs_after_restart_ =
+      state_ == MachineState::kRunning || (snapshot_ != nullptr && runs_after_snapshot_);
   pause([this] { devices_->quiesce(devices_quiet_task_); });
 }
 
 void Machine::on_devices_quiet() {
+  const bool saves = std::exchange(snapshot_waits_, false);
   if (!std::exchange(restarting_, false)) {
-    devices_quiet_ = true;
+    if (saves) {
+      capture_snapshot();
+    } else {
+      devices_quiet_ = true;
+    }
     return;
+  }
+  if (saves) {
+    snapshot_result_ = fail(ErrorCode::kConfig, "the guest asked for a reboot meanwhile");
+    set_state(MachineState::kPaused);
+    reactor_->post(snapshot_done_task_);
   }
   if (Result<> restarted = restart(); !restarted) {
     failure_ = std::move(restarted).error().context("restarting the guest");
@@ -326,12 +371,20 @@ void Machine::stop(std::uint64_t timeout_ns) {
     end(End::kStopped);
     return;
   }
+  stop_timeout_ns_ = timeout_ns;
+  if (snapshot_ != nullptr && state_ != MachineState::kRunning && state_ != MachineState::kPaused) {
+    stop_after_snapshot_ = true;  // a machine that is being saved stands still
+  } else {
+    begin_stop();
+  }
+}
+
+void Machine::begin_stop() {
   resume();  // a guest that stands still cannot shut down
   set_state(MachineState::kStopping);
   supervisor_->stopping();
   devices_->press_power_button();
-  stop_timeout_ns_ = timeout_ns;
-  stop_timer_->arm(timeout_ns);
+  stop_timer_->arm(stop_timeout_ns_);
 }
 
 void Machine::kill() {

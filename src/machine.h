@@ -23,6 +23,7 @@
 #include "src/device_set.h"
 #include "src/disks.h"
 #include "src/events.h"
+#include "src/io/offload.h"
 #include "src/io/reactor.h"
 #include "src/io/signals.h"
 #include "src/io_threads.h"
@@ -35,7 +36,9 @@
 #include "src/profile.h"
 #include "src/ready_text.h"
 #include "src/report_file.h"
+#include "src/restore.h"
 #include "src/sandbox.h"
+#include "src/snapshot_job.h"
 #include "src/supervisor.h"
 #include "src/timeline.h"
 
@@ -45,9 +48,31 @@ namespace vireo {
 std::span<const std::uint8_t> ring_opcodes();
 
 /// What the machine does at this moment.
-enum class MachineState : std::uint8_t { kStarting, kRunning, kPausing, kPaused, kStopping };
+enum class MachineState : std::uint8_t {
+  kStarting,
+  kRunning,
+  kPausing,
+  kPaused,
+  kSaving,
+  kStopping
+};
 /// "running" and so on, as status and events have it.
 std::string_view name_of(MachineState state);
+
+/// What becomes of the machine when its snapshot is there.
+enum class AfterSnapshot : std::uint8_t { kResume, kPause, kStop };
+
+struct SnapshotRequest {
+  UniqueFd file;  ///< empty, open for writing
+  AfterSnapshot then = AfterSnapshot::kResume;
+};
+
+struct SnapshotReport {
+  SnapshotUuid uuid = {};
+  std::uint64_t data_bytes = 0;  ///< of guest memory, in the file
+  std::uint64_t pause_ns = 0;    ///< the guest stood still for so long
+};
+using SnapshotDone = std::function<void(const Result<SnapshotReport>&)>;
 
 class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextListener {
  public:
@@ -59,6 +84,10 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   /// Builds the whole machine, up to a guest that would run. `config` and `timeline` outlive it.
   /// Main thread, while it is the only one.
   static Result<std::unique_ptr<Machine>> build(const Config& config, Timeline& timeline);
+  /// The same of a machine that was saved, as it then was. `config` is restored_config() of
+  /// `source`, which is not needed any more.
+  static Result<std::unique_ptr<Machine>> restore(const Config& config, RestoreSource source,
+                                                  Timeline& timeline);
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
   ~Machine() override;
@@ -81,6 +110,9 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   void pause(std::function<void()> done);
   /// False where it is not paused.
   bool resume();
+  /// Saves the machine into a file, which is on its disk when `done` runs; the machine's end drops
+  /// it. A machine that was paused stays so. Errors: kConfig where it cannot be now.
+  Result<> snapshot(SnapshotRequest request, SnapshotDone done);
   /// The guest's power button, and an orderly end of the process when it has not shut down after
   /// `timeout_ns`. A second call does not wait for the guest.
   void stop(std::uint64_t timeout_ns);
@@ -127,16 +159,28 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
 
   Machine(const Config& config, Timeline& timeline);
 
+  void capture_snapshot();
+  void on_captured(Result<> captured);
+  void on_devices_resumed();
+  void on_snapshot_done();
+  void begin_pause();
+  void begin_stop();
+
   Result<> open_inputs();
-  Result<> create_vm();
+  Result<> create_vm(const RestoreSource* source);
   Result<> create_devices();
   Result<> load_guest();
   Result<> create_vcpus();
+  Result<> setup_vcpus();
+  Result<> restore_state(const RestoreSource& source);
+  Result<> restore_devices();
   bool counts_exits() const;
+  arch::CpuConfig cpu_config() const;
   Result<EntryPoint> write_tables();
   Result<> setup_boot_vcpu(const EntryPoint& entry);
   SandboxPaths sandbox_paths(std::span<const int> further) const;
   Result<> start_vcpus();
+  Result<> start_pool();
   void finish_devices();
 
   void set_state(MachineState state);
@@ -190,6 +234,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   // Of the reactor's thread.
   MachineState state_ = MachineState::kStarting;
   bool ready_ = false;
+  bool restored_ = false;  // devices stand still until it runs
   bool stop_requested_ = false;
   bool restarting_ = false;
   bool devices_quiet_ = false;  // for the end
@@ -200,6 +245,15 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::vector<std::function<void()>> pause_waiters_;
   std::function<void()> start_listener_;
   std::function<void()> end_listener_;
+  SnapshotDone snapshot_done_;
+  AfterSnapshot snapshot_then_ = AfterSnapshot::kResume;
+  Result<> snapshot_result_;
+  bool snapshot_waits_ = false;  // for the devices to stand still
+  bool runs_after_snapshot_ = false;
+  bool stop_after_snapshot_ = false;
+  std::uint64_t snapshot_begun_ns_ = 0;
+  std::uint64_t snapshot_pause_ns_ = 0;
+  std::string directory_;  // where relative paths of the configuration begin
   std::vector<std::uint32_t> cpu_ids_;
   std::vector<int> vcpu_fds_;
   std::array<std::uint8_t, 16> uuid_ = {};
@@ -213,6 +267,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   UniqueFd statm_;  // /proc/self/statm, where there is one
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<IoThreads> io_threads_;
+  std::unique_ptr<Offload> offload_;  // none where nobody can ask for anything
+  UniqueFd pagemap_;                  // /proc/self/pagemap, where there is one
   std::unique_ptr<SignalWatch> signals_;
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<Timer> stop_timer_;
@@ -221,11 +277,15 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Task paused_task_;
   Task reset_task_;
   Task devices_quiet_task_;
+  Task devices_resumed_task_;
+  Task snapshot_done_task_;
   std::unique_ptr<DeviceSet> devices_;
-  std::unique_ptr<ReadyText> ready_text_;          // none unless text makes the VM ready
-  std::unique_ptr<Profile> profile_;               // none unless asked for
+  std::unique_ptr<ReadyText> ready_text_;  // none unless text makes the VM ready
+  std::unique_ptr<Profile> profile_;       // none unless asked for
+  std::unique_ptr<arch::CpuModel> cpu_model_;
   std::unique_ptr<arch::ResetState> reset_state_;  // none unless the machine can restart
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  std::unique_ptr<SnapshotJob> snapshot_;  // while one is on its way
 };
 
 }  // namespace vireo

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a machine is built, in the order of its boot, and sealed.
+#include <algorithm>
 #include <array>
 #include <csignal>
+#include <filesystem>
 #include <span>
 #include <utility>
 
 #include <fcntl.h>
 #include <malloc.h>
-#include <sys/random.h>
 
 #include <fmt/core.h>
 
@@ -17,6 +18,8 @@
 #include "src/device_arguments.h"
 #include "src/machine.h"
 #include "src/memory/bus_error.h"
+#include "src/memory/memory_image.h"
+#include "src/uuid.h"
 
 namespace vireo {
 
@@ -48,15 +51,23 @@ BootConfig boot_config(const Config& all) {
   return config;
 }
 
-/// A version 4 UUID (RFC 4122 §4.4).
-Result<std::array<std::uint8_t, 16>> random_uuid() {
-  std::array<std::uint8_t, 16> uuid = {};
-  if (::getrandom(uuid.data(), uuid.size(), 0) != static_cast<ssize_t>(uuid.size())) {
-    return fail_errno(errno, "getrandom");
+/// Guest memory as it was saved.
+Result<> read_memory(const RestoreSource& source, GuestMemory& memory) {
+  const MemoryPlace& place = source.snapshot.memory();
+  TRY_ASSIGN(
+      const std::vector<PageRun> runs,
+      decode_page_table(source.snapshot.page_table(), memory.size() / kImagePage, place.pages));
+  if (source.memory == MemoryMode::kMap) {
+    return map_memory_image(memory, source.file.get(), place.offset, runs);
   }
-  uuid[6] = static_cast<std::uint8_t>((uuid[6] & 0x0f) | 0x40);
-  uuid[8] = static_cast<std::uint8_t>((uuid[8] & 0x3f) | 0x80);
-  return uuid;
+  TRY_ASSIGN(const std::vector<std::byte> bytes,
+             source.snapshot.read_page_checksums(source.file.get()));
+  std::vector<std::uint64_t> checksums(bytes.size() / sizeof(std::uint64_t));
+  if (checksums.size() != place.pages) {
+    return fail(ErrorCode::kBadInput, "page checksums: are not as many as pages");
+  }
+  std::ranges::copy(bytes, std::as_writable_bytes(std::span(checksums)).begin());
+  return read_memory_image(memory, source.file.get(), place.offset, runs, checksums);
 }
 
 }  // namespace
@@ -69,16 +80,35 @@ Result<std::unique_ptr<Machine>> Machine::build(const Config& config, Timeline& 
   auto machine = std::unique_ptr<Machine>(new Machine(config, timeline));
   TRY(machine->limits_.apply(config.limits));
   TRY(machine->open_inputs());
-  TRY(machine->create_vm());
+  TRY(machine->create_vm(nullptr));
   TRY(machine->create_devices());
   TRY(machine->load_guest());
   TRY(machine->create_vcpus());
+  TRY(machine->setup_vcpus());
+  return machine;
+}
+
+Result<std::unique_ptr<Machine>> Machine::restore(const Config& config, RestoreSource source,
+                                                  Timeline& timeline) {
+  auto machine = std::unique_ptr<Machine>(new Machine(config, timeline));
+  machine->restored_ = true;
+  TRY(machine->limits_.apply(config.limits));
+  TRY(machine->open_inputs());
+  TRY(machine->create_vm(&source));
+  TRY(machine->create_devices());
+  TRY(machine->create_vcpus());
+  if (Result<> restored = machine->restore_state(source); !restored) {
+    return std::unexpected(std::move(restored).error().context(source.path));
+  }
   return machine;
 }
 
 /// What can be wrong with the operator's files is found before anything is made.
 Result<> Machine::open_inputs() {
-  TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_)));
+  // A machine that was saved has its kernel in memory; only a reboot takes it from its file again.
+  if (!restored_ || config_.machine.on_reboot == OnReboot::kRestart) {
+    TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_)));
+  }
   if (!config_.process.pid_file.empty()) {
     TRY(pid_file_.create(config_.process.pid_file));
   }
@@ -100,7 +130,7 @@ Result<> Machine::open_inputs() {
   return open_report(metrics_file_, config_.metrics_path, "metrics.path");
 }
 
-Result<> Machine::create_vm() {
+Result<> Machine::create_vm(const RestoreSource* source) {
   TRY_ASSIGN(vm_, KvmVm::create("/dev/kvm", arch::required_capabilities()));
   timeline_.record(Step::kKvmReady);
 
@@ -119,6 +149,15 @@ Result<> Machine::create_vm() {
                                                    .mergeable = config_.machine.mergeable,
                                                    .prefault = config_.machine.prefault}));
   TRY(watch_bus_errors(*memory_, restore_terminal));
+  if (!config_.control_path.empty()) {
+    pagemap_ = UniqueFd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+    directory_ = std::filesystem::current_path();
+  }
+  if (source != nullptr) {
+    if (Result<> read = read_memory(*source, *memory_); !read) {
+      return std::unexpected(std::move(read).error().context(source->path));
+    }
+  }
   // Slots first: once something listens on KVM's buses, a new slot waits for milliseconds.
   TRY(vm_->add_memory(*memory_));
   TRY(arch::create_interrupt_controllers(*vm_));
@@ -129,6 +168,9 @@ Result<> Machine::create_vm() {
 Result<> Machine::create_devices() {
   TRY_ASSIGN(reactor_, Reactor::create({.allowed_opcodes = kOpcodes}));
   TRY_ASSIGN(io_threads_, IoThreads::create(config_.machine.io_threads, kOpcodes));
+  if (!config_.control_path.empty()) {
+    offload_ = std::make_unique<Offload>(Offload::Limits{.threads = MemorySave::kThreads});
+  }
   signals_ = std::make_unique<SignalWatch>(*reactor_);
   TRY(signals_->open(kSignals));
   supervisor_ = std::make_unique<Supervisor>(*reactor_);
@@ -190,12 +232,6 @@ Result<> Machine::create_vcpus() {
   } else {
     TRY_ASSIGN(uuid_, random_uuid());
   }
-  TRY_ASSIGN(const EntryPoint entry, write_tables());
-
-  TRY_ASSIGN(const std::unique_ptr<arch::CpuModel> model,
-             arch::make_cpu_model(*vm_, {.count = config_.machine.cpus,
-                                         .topology = topology,
-                                         .features = config_.machine.cpu_features}));
   TRY(prepare_vcpu_signal());
   const VcpuContext context = {.ports = devices_->ports(),
                                .mmio = devices_->mmio(),
@@ -207,14 +243,49 @@ Result<> Machine::create_vcpus() {
   }
   for (unsigned index = 0; index < config_.machine.cpus; ++index) {
     TRY_ASSIGN(std::unique_ptr<Vcpu> vcpu, Vcpu::create(*vm_, index, cpu_ids_[index], context));
-    TRY(arch::setup_vcpu(vcpu->fd(), *model, cpu_ids_[index]));
     vcpu_fds_.push_back(vcpu->fd());
     vcpus_.push_back(std::move(vcpu));
+  }
+  return {};
+}
+
+/// The first instruction is the kernel's.
+Result<> Machine::setup_vcpus() {
+  TRY_ASSIGN(const EntryPoint entry, write_tables());
+  TRY_ASSIGN(cpu_model_, arch::make_cpu_model(*vm_, cpu_config()));
+  for (std::size_t index = 0; index < vcpus_.size(); ++index) {
+    TRY(arch::setup_vcpu(vcpu_fds_[index], *cpu_model_, cpu_ids_[index]));
   }
   if (config_.machine.on_reboot == OnReboot::kRestart) {
     TRY_ASSIGN(reset_state_, arch::capture_reset_state(*vm_, vcpu_fds_));
   }
   return setup_boot_vcpu(entry);
+}
+
+/// All as it was when the machine was saved: KVM's state before that of the devices, which may
+/// interrupt.
+Result<> Machine::restore_state(const RestoreSource& source) {
+  TRY_ASSIGN(SnapshotReader reader, SnapshotReader::create(source.snapshot.sections()));
+  TRY(reader.take<SavedMachine>(0));
+  TRY_ASSIGN(cpu_model_, arch::restore_cpu_model(*vm_, cpu_config(), reader));
+  if (config_.machine.on_reboot == OnReboot::kRestart) {
+    for (std::size_t index = 0; index < vcpus_.size(); ++index) {
+      TRY(arch::setup_vcpu(vcpu_fds_[index], *cpu_model_, cpu_ids_[index]));
+    }
+    TRY_ASSIGN(reset_state_, arch::capture_reset_state(*vm_, vcpu_fds_));
+  }
+  TRY(arch::restore_kvm_machine(*vm_, reader));
+  for (std::uint32_t index = 0; index < vcpus_.size(); ++index) {
+    TRY(arch::restore_vcpu(*vm_, vcpu_fds_[index], *cpu_model_, cpu_ids_[index], index, reader));
+  }
+  TRY(devices_->restore(reader));
+  return reader.finish();
+}
+
+arch::CpuConfig Machine::cpu_config() const {
+  return {.count = config_.machine.cpus,
+          .topology = resolved_topology(config_.machine),
+          .features = config_.machine.cpu_features};
 }
 
 /// The tables that the guest finds in its memory; where it begins.

@@ -4,6 +4,8 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <functional>
+#include <memory>
 #include <new>
 #include <optional>
 #include <span>
@@ -24,6 +26,7 @@
 #include "src/doctor.h"
 #include "src/machine.h"
 #include "src/options.h"
+#include "src/restore.h"
 #include "src/timeline.h"
 
 namespace vireo {
@@ -77,14 +80,16 @@ void limit_threads() {
   }
 }
 
-Result<int> run_machine(const Config& config, Timeline& timeline) {
+using Build = std::function<Result<std::unique_ptr<Machine>>()>;
+
+Result<int> run_machine(const Config& config, const Build& build) {
   TRY(block_signals(Machine::kSignals));
   TRY(open_log(config.log));
   UnixListener listener;
   if (!config.control_path.empty()) {
     TRY_ASSIGN(listener, Control::listen(config.control_path));
   }
-  TRY_ASSIGN(const std::unique_ptr<Machine> machine, Machine::build(config, timeline));
+  TRY_ASSIGN(const std::unique_ptr<Machine> machine, build());
   std::optional<Control> control;
   std::vector<int> directories;
   if (listener) {
@@ -97,6 +102,13 @@ Result<int> run_machine(const Config& config, Timeline& timeline) {
   }
   TRY(machine->seal(directories));
   return machine->run();
+}
+
+Result<int> run_restored(const RestoreCommand& command, Timeline& timeline) {
+  TRY_ASSIGN(RestoreSource source, open_snapshot(command));
+  TRY_ASSIGN(const Config config, restored_config(source, command));
+  timeline.record(Step::kConfigParsed);
+  return run_machine(config, [&] { return Machine::restore(config, std::move(source), timeline); });
 }
 
 /// A stream that could not write drops what it held, so that flushing it tells nothing any more.
@@ -117,10 +129,13 @@ Result<int> report_host(bool json) {
 Result<int> execute(std::span<const char* const> arguments) {
   Timeline timeline;
   TRY_ASSIGN(const Invocation invocation, parse_command_line(arguments));
-  timeline.record(Step::kConfigParsed);
   switch (invocation.command) {
+    case Command::kRestore:
+      return run_restored(invocation.restore, timeline);
     case Command::kRun:
-      return run_machine(invocation.config, timeline);
+      timeline.record(Step::kConfigParsed);
+      return run_machine(invocation.config,
+                         [&] { return Machine::build(invocation.config, timeline); });
     case Command::kCtl:
       return run_ctl(invocation.ctl);
     case Command::kDisk:

@@ -22,8 +22,8 @@ namespace {
 
 /// Options of the interface that later versions will have: known, and refused by name.
 constexpr std::array kLaterOptions = {"--net", "--vsock", "--fs", "--balloon", "--netns"};
-constexpr std::array<std::string_view, 7> kLaterCommands = {"restore", "serve", "fork",    "exec",
-                                                            "shell",   "cp",    "snapshot"};
+constexpr std::array<std::string_view, 6> kLaterCommands = {"serve", "fork", "exec",
+                                                            "shell", "cp",   "snapshot"};
 
 std::string statuses_of(const manual::Command& command) {
   std::string text;
@@ -77,11 +77,18 @@ std::string program_of(const manual::Command& command) {
   return fmt::format("vireo {}", command.name);
 }
 
+/// What the command line gives each of a command's options.
 struct ParsedOptions {
+  struct Value {
+    std::string text;               // empty: those of flags
+    std::vector<std::string> list;  // of repeatable ones
+    bool flag = false;
+  };
+  explicit ParsedOptions(std::span<const manual::Option> all) : options(all), values(all.size()) {}
+
   std::string file;
-  std::array<std::string, manual::kRunOptions.size()> values;              // empty: those of flags
-  std::array<std::vector<std::string>, manual::kRunOptions.size()> lists;  // of repeatable ones
-  std::array<bool, manual::kRunOptions.size()> flags = {};
+  std::span<const manual::Option> options;
+  std::vector<Value> values;
 };
 
 /// Whether each use of the option adds a device.
@@ -90,21 +97,23 @@ bool adds_table(const manual::Option& option) {
 }
 
 bool is_repeatable(const manual::Option& option) {
-  return adds_table(option) || find_config_key(option.key)->kind == ConfigKey::Kind::kList;
+  return option.key != nullptr &&
+         (adds_table(option) || find_config_key(option.key)->kind == ConfigKey::Kind::kList);
 }
 
-void declare_options(CLI::App& app, ParsedOptions& parsed) {
-  declare_argument(app, manual::kRunArguments[0], parsed.file);
-  for (std::size_t i = 0; i < manual::kRunOptions.size(); ++i) {
-    const manual::Option& option = manual::kRunOptions[i];
+void declare_options(CLI::App& app, const manual::Argument& file, ParsedOptions& parsed) {
+  declare_argument(app, file, parsed.file);
+  for (std::size_t i = 0; i < parsed.options.size(); ++i) {
+    const manual::Option& option = parsed.options[i];
+    ParsedOptions::Value& value = parsed.values[i];
     if (is_repeatable(option)) {
-      app.add_option(option.name, parsed.lists[i], option.help)
+      app.add_option(option.name, value.list, option.help)
           ->type_name(option.value)
           ->allow_extra_args(false);
     } else if (option.value != nullptr) {
-      declare_value(app, option, parsed.values[i]);
+      declare_value(app, option, value.text);
     } else {
-      declare_flag(app, option, parsed.flags[i]);
+      declare_flag(app, option, value.flag);
     }
   }
 }
@@ -113,23 +122,24 @@ Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config)
   if (app.count("FILE") > 0) {
     TRY(read_config_file(parsed.file, config));
   }
-  for (std::size_t i = 0; i < manual::kRunOptions.size(); ++i) {
-    const manual::Option& option = manual::kRunOptions[i];
+  for (std::size_t i = 0; i < parsed.options.size(); ++i) {
+    const manual::Option& option = parsed.options[i];
+    const ParsedOptions::Value& value = parsed.values[i];
     if (app.count(option.name) == 0) {
       continue;
     }
     if (option.value == nullptr) {
-      TRY(set_config_option(config, option.key, option.name, parsed.flags[i] ? "true" : "false"));
+      TRY(set_config_option(config, option.key, option.name, value.flag ? "true" : "false"));
     } else if (is_repeatable(option)) {
-      for (const std::string& text : parsed.lists[i]) {
+      for (const std::string& text : value.list) {
         TRY(adds_table(option) ? set_table_option(config, option.key, option.name, text)
                                : set_config_option(config, option.key, option.name, text));
       }
     } else if (std::string_view(option.name) == "--serial") {
       config.serial = {};
-      TRY(set_table_option(config, "serial", option.name, parsed.values[i], "mode"));
+      TRY(set_table_option(config, "serial", option.name, value.text, "mode"));
     } else {
-      TRY(set_config_option(config, option.key, option.name, parsed.values[i]));
+      TRY(set_config_option(config, option.key, option.name, value.text));
     }
   }
   config.log.name = config.name;
@@ -168,9 +178,9 @@ Result<Invocation> parse_run_or_check(const manual::Command& command,
   TRY(refuse_later_options(arguments));
   Invocation invocation;
   invocation.command = command.name == "run" ? Command::kRun : Command::kCheck;
-  ParsedOptions parsed;
+  ParsedOptions parsed(command.options);
   CLI::App app(command.purpose, program_of(command));
-  declare_options(app, parsed);
+  declare_options(app, command.arguments[0], parsed);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
     invocation.command = Command::kPrint;
@@ -178,6 +188,48 @@ Result<Invocation> parse_run_or_check(const manual::Command& command,
     return invocation;
   }
   TRY(apply(app, parsed, invocation.config));
+  return invocation;
+}
+
+Result<Invocation> parse_restore(const manual::Command& command,
+                                 std::span<const char* const> arguments) {
+  TRY(refuse_later_options(arguments));
+  Invocation invocation;
+  invocation.command = Command::kRestore;
+  ParsedOptions parsed(command.options);
+  CLI::App app(command.purpose, program_of(command));
+  declare_options(app, command.arguments[0], parsed);
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
+  if (help) {
+    invocation.command = Command::kPrint;
+    invocation.text = std::move(*help);
+    return invocation;
+  }
+  RestoreCommand& restore = invocation.restore;
+  restore.snapshot = parsed.file;
+  for (std::size_t i = 0; i < parsed.options.size(); ++i) {
+    const manual::Option& option = parsed.options[i];
+    const ParsedOptions::Value& value = parsed.values[i];
+    if (app.count(option.name) == 0) {
+      continue;
+    }
+    if (option.key == nullptr) {
+      restore.memory = value.text;
+      continue;
+    }
+    std::vector<std::string> texts = value.list;
+    if (!is_repeatable(option)) {
+      texts = {option.value == nullptr ? std::string(value.flag ? "true" : "false") : value.text};
+    }
+    for (std::string& text : texts) {
+      restore.changes.push_back(
+          {.option = option.name, .key = option.key, .text = std::move(text)});
+    }
+  }
+  if (!restore.memory.empty() && restore.memory != "map" && restore.memory != "copy") {
+    return fail(ErrorCode::kUsage,
+                fmt::format("--memory: {}: wants map or copy", vireo::quoted(restore.memory)));
+  }
   return invocation;
 }
 
@@ -195,6 +247,39 @@ Result<Invocation> parse_doctor(const manual::Command& command,
   return invocation;
 }
 
+Result<> check_ctl_arguments(CtlCommand& ctl) {
+  const bool snapshot = ctl.verb == "snapshot";
+  if (ctl.verb == "drive" && ctl.argument.empty()) {
+    return fail(ErrorCode::kUsage, "drive: wants the id of a disk (see vireo ctl SOCKET config)");
+  }
+  if (snapshot && ctl.argument.empty()) {
+    return fail(ErrorCode::kUsage, "snapshot: wants the file that it becomes, such as web.vsnap");
+  }
+  if (ctl.verb != "drive" && !snapshot && !ctl.argument.empty()) {
+    return fail(ErrorCode::kUsage, fmt::format("{}: the verb {} takes no argument",
+                                               vireo::quoted(ctl.argument), ctl.verb));
+  }
+  if (ctl.verb != "drive" && !ctl.settings.empty()) {
+    return fail(ErrorCode::kUsage, fmt::format("{}: the verb {} takes no settings",
+                                               vireo::quoted(ctl.settings), ctl.verb));
+  }
+  for (const auto& [option, text] : {std::pair("--then", ctl.then), {"--disks", ctl.disks}}) {
+    if (!snapshot && !text.empty()) {
+      return fail(ErrorCode::kUsage, fmt::format("{}: only the verb snapshot takes it", option));
+    }
+  }
+  ctl.then = ctl.then.empty() ? "resume" : ctl.then;
+  if (ctl.then != "resume" && ctl.then != "stop") {
+    return fail(ErrorCode::kUsage,
+                fmt::format("--then: {}: wants resume or stop", vireo::quoted(ctl.then)));
+  }
+  if (!ctl.disks.empty() && ctl.disks != "none") {
+    return fail(ErrorCode::kUsage,
+                fmt::format("--disks: {}: wants none", vireo::quoted(ctl.disks)));
+  }
+  return {};
+}
+
 Result<Invocation> parse_ctl(const manual::Command& command,
                              std::span<const char* const> arguments) {
   Invocation invocation;
@@ -203,9 +288,11 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   CLI::App app(command.purpose, program_of(command));
   declare_argument(app, manual::kCtlArguments[0], ctl.socket);
   declare_argument(app, manual::kCtlArguments[1], ctl.verb);
-  declare_argument(app, manual::kCtlArguments[2], ctl.id);
+  declare_argument(app, manual::kCtlArguments[2], ctl.argument);
   declare_argument(app, manual::kCtlArguments[3], ctl.settings);
   declare_value(app, option_of(manual::kCtlOptions, "--timeout"), ctl.timeout);
+  declare_value(app, option_of(manual::kCtlOptions, "--then"), ctl.then);
+  declare_value(app, option_of(manual::kCtlOptions, "--disks"), ctl.disks);
   declare_flag(app, option_of(manual::kCtlOptions, "--json"), ctl.json);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
@@ -217,13 +304,7 @@ Result<Invocation> parse_ctl(const manual::Command& command,
     return fail(ErrorCode::kUsage,
                 fmt::format("{}: no verb of ctl (see vireo ctl --help)", vireo::quoted(ctl.verb)));
   }
-  if (ctl.verb == "drive" && ctl.id.empty()) {
-    return fail(ErrorCode::kUsage, "drive: wants the id of a disk (see vireo ctl SOCKET config)");
-  }
-  if (ctl.verb != "drive" && !ctl.id.empty()) {
-    return fail(ErrorCode::kUsage,
-                fmt::format("{}: the verb {} takes no argument", vireo::quoted(ctl.id), ctl.verb));
-  }
+  TRY(check_ctl_arguments(ctl));
   if (!ctl.timeout.empty() && (ctl.verb != "stop" || !parse_duration(ctl.timeout))) {
     return fail(ErrorCode::kUsage,
                 ctl.verb != "stop"
@@ -287,6 +368,9 @@ Result<Invocation> parse_command(const manual::Command& command,
   }
   if (command.name == "disk") {
     return parse_disk(command, arguments);
+  }
+  if (command.name == "restore") {
+    return parse_restore(command, arguments);
   }
   return command.name == "doctor" ? parse_doctor(command, arguments)
                                   : parse_run_or_check(command, arguments);

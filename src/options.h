@@ -9,11 +9,13 @@
 #include "src/config.h"
 #include "src/ctl.h"
 #include "src/disk_command.h"
+#include "src/restore.h"
 
 namespace vireo {
 
 enum class Command : std::uint8_t {
   kRun,
+  kRestore,
   kCheck,
   kCtl,
   kDoctor,
@@ -26,6 +28,7 @@ struct Invocation {
   Config config;
   CtlCommand ctl;
   DiskCommand disk;
+  RestoreCommand restore;
   std::string text;
   bool json = false;  ///< doctor: its report for programs
 };

@@ -141,6 +141,8 @@ Result<> narrow_sandbox(SandboxedThread kind) {
       return install_filter(kVcpuFilter, "a vCPU's thread");
     case SandboxedThread::kIo:
       return install_filter(kIoFilter, "an I/O thread");
+    case SandboxedThread::kOffload:
+      return install_filter(kOffloadFilter, "a thread of the pool");
   }
   std::unreachable();
 #endif

@@ -18,7 +18,7 @@
 
 namespace vireo {
 
-enum class SandboxedThread : std::uint8_t { kMain, kVcpu, kIo };
+enum class SandboxedThread : std::uint8_t { kMain, kVcpu, kIo, kOffload };
 
 /// The process from here on. Main thread, while it is the only one. Errors: where the kernel
 /// refuses what it offers.

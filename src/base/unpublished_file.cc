@@ -39,11 +39,38 @@ Result<bool> UnpublishedFile::publish() {
   if (failed != 0) {
     return errno == EEXIST ? Result<bool>(false) : fail_errno(errno, target_.name());
   }
+  TRY(sync_directory());
+  return true;
+}
+
+Result<> UnpublishedFile::replace() {
+  if (temporary_.directory() < 0) {
+    // A name to rename from: one that a killed process has left is of no use to anybody.
+    const std::string name = fmt::format("{}.{}.tmp", target_.name(), ::getpid());
+    const std::string own = fmt::format("/proc/self/fd/{}", fd_.get());
+    ::unlinkat(target_.directory(), name.c_str(), 0);
+    if (::linkat(AT_FDCWD, own.c_str(), target_.directory(), name.c_str(), AT_SYMLINK_FOLLOW) < 0) {
+      return fail_errno(errno, name);
+    }
+    if (::renameat(target_.directory(), name.c_str(), target_.directory(), target_.name().c_str()) <
+        0) {
+      const int error = errno;
+      ::unlinkat(target_.directory(), name.c_str(), 0);
+      return fail_errno(error, target_.name());
+    }
+  } else if (::renameat(temporary_.directory(), temporary_.name().c_str(), target_.directory(),
+                        target_.name().c_str()) < 0) {
+    return fail_errno(errno, target_.name());
+  }
+  return sync_directory();
+}
+
+Result<> UnpublishedFile::sync_directory() const {
   const UniqueFd directory(::openat(target_.directory(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory || ::fsync(directory.get()) != 0) {
     return fail_errno(errno, "syncing the directory of " + target_.name());
   }
-  return true;
+  return {};
 }
 
 Result<> UnpublishedFile::remove_target() const {

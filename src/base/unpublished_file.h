@@ -23,10 +23,14 @@ class UnpublishedFile {
 
   /// Gives it its name, durably; false where that is taken. What it holds is its maker's to sync.
   Result<bool> publish();
+  /// Gives it its name, durably, in place of what has it: whoever looks finds the one or the other.
+  Result<> replace();
   /// Removes what has the name.
   Result<> remove_target() const;
 
  private:
+  Result<> sync_directory() const;
+
   UniqueFd fd_;
   OwnedPath target_;
   OwnedPath temporary_;

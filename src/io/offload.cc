@@ -33,6 +33,17 @@ Offload::~Offload() {
   close();
 }
 
+Result<> Offload::start(std::function<Result<>()> begins) {
+  std::unique_lock lock(mutex_);
+  CHECK(threads_.empty());
+  begins_ = std::move(begins);
+  while (threads_.size() < limits_.threads) {
+    TRY(start_thread());
+  }
+  changed_.wait(lock, [this] { return begun_ == threads_.size(); });
+  return begin_error_ ? Result<>(std::unexpected(*begin_error_)) : Result<>();
+}
+
 Result<> Offload::submit(Reactor& reactor, OffloadJob& job) {
   CHECK(!job.in_flight_ && job.work_ != nullptr);
   const std::scoped_lock lock(mutex_);
@@ -95,7 +106,13 @@ Result<> Offload::start_thread() {
 void Offload::thread_main(std::size_t index) {
   const std::string name = fmt::format("vireo-offload{}", index);
   ::pthread_setname_np(::pthread_self(), name.c_str());
+  Result<> begun = begins_ ? begins_() : Result<>();
   std::unique_lock lock(mutex_);
+  ++begun_;
+  if (!begun) {
+    begin_error_ = std::move(begun).error();
+  }
+  changed_.notify_all();
   for (;;) {
     changed_.wait(lock, [this] { return first_ != nullptr || closed_; });
     if (first_ == nullptr) {

@@ -17,7 +17,9 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -76,6 +78,11 @@ class Offload {
   Offload& operator=(const Offload&) = delete;
   ~Offload();
 
+  /// Starts all its threads now, each of which runs `begins` first, for a process that may start
+  /// none later; returns when all have begun, with the first error of theirs. Once, before the
+  /// first submit().
+  Result<> start(std::function<Result<>()> begins);
+
   /// Runs `job` on a thread of the pool and delivers its result to `reactor`, on whose thread this
   /// is called. Jobs begin in the order of submission. Refused, with nothing delivered: EAGAIN
   /// where the queue is full or not even one thread is to be had, ECANCELED after close().
@@ -98,6 +105,9 @@ class Offload {
   unsigned queued_ = 0;
   unsigned idle_ = 0;  // threads that wait for a job
   bool closed_ = false;
+  std::function<Result<>()> begins_;
+  std::size_t begun_ = 0;  // threads
+  std::optional<Error> begin_error_;
   std::vector<std::thread> threads_;
 };
 

@@ -30,7 +30,7 @@ inline constexpr auto kStatusFields = std::to_array<Field>({
     {"namespace", "string", "namespace of the configuration, or empty."},
     {"labels", "object", "labels of the configuration."},
     {"labels.NAME", "string", "One of them.", true},
-    {"state", "string", "starting, running, pausing, paused or stopping."},
+    {"state", "string", "starting, running, pausing, paused, saving or stopping."},
     {"ready", "boolean", "Whether ready.when has happened."},
     {"pid", "integer", "The process id."},
     {"uptime_us", "integer", "Microseconds since the process started."},
@@ -149,6 +149,21 @@ inline constexpr auto kDriveStateFields = std::to_array<Field>({
     {"path", "string", "What it is on now."},
     {"size_bytes", "integer", "Its size now."},
 });
+inline constexpr auto kSnapshotFields = std::to_array<Field>({
+    {"then", "string",
+     "resume (without it), pause or stop: what becomes of the VM. One that was paused stays so.",
+     true},
+    {"disks", "string",
+     "none: the disks are seen to by others. A VM with a disk that it writes, and goes on to "
+     "write, has to be told.",
+     true},
+});
+inline constexpr auto kSnapshotDoneFields = std::to_array<Field>({
+    kVersion,
+    {"uuid", "string", "Of the snapshot."},
+    {"data_bytes", "integer", "Guest memory in the file."},
+    {"pause_us", "integer", "Microseconds for which the guest stood still."},
+});
 inline constexpr auto kTimelineFields = std::to_array<Field>({
     kVersion,
     {"steps", "array", "What was reached, in the order of time."},
@@ -219,6 +234,8 @@ inline constexpr auto kObjects = std::to_array<Object>({
     {"stop", kStopFields},
     {"drive", kDriveFields},
     {"drive_state", kDriveStateFields},
+    {"snapshot", kSnapshotFields},
+    {"snapshot_done", kSnapshotDoneFields},
     {"timeline", kTimelineFields},
     {"profile", kProfileFields},
     {"doctor", kDoctorFields},

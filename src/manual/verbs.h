@@ -39,6 +39,10 @@ inline constexpr auto kVerbs = std::to_array<Verb>({
      .method = "POST",
      .help = "ID [SETTINGS]: another size, file or limits for a disk",
      .takes_body = true},
+    {.name = "snapshot",
+     .method = "POST",
+     .help = "PATH: the whole machine into a file; --then resume|stop",
+     .takes_body = true},
 });
 
 }  // namespace vireo::manual

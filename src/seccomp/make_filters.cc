@@ -110,6 +110,7 @@ int main(int argc, char** argv) {
   print_filter("kMainFilter", kMain);
   print_filter("kVcpuFilter", kVcpu);
   print_filter("kIoFilter", kIo);
+  print_filter("kOffloadFilter", kOffload);
   std::printf("}  // namespace vireo\n");
   return 0;
 }

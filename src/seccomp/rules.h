@@ -22,7 +22,8 @@ inline constexpr unsigned kMain = 1;   ///< the reactor's thread, which also end
 inline constexpr unsigned kVcpu = 2;   ///< a vCPU's thread
 inline constexpr unsigned kStart = 4;  ///< between the sandbox's entry and the last thread's start
 inline constexpr unsigned kIo = 8;     ///< a thread that serves queues, and nothing else
-inline constexpr unsigned kAll = kMain | kVcpu | kStart | kIo;
+inline constexpr unsigned kOffload = 16;  ///< a thread of the pool for calls that block
+inline constexpr unsigned kAll = kMain | kVcpu | kStart | kIo | kOffload;
 
 /// How an argument is compared.
 enum class Compare : std::uint8_t {
@@ -63,19 +64,19 @@ inline constexpr auto kRules = std::to_array<Rule>({
     // Locks, memory and signals: the C library's own needs.
     any(kAll, "futex"),
     any(kAll, "brk"),
-    any(kStart, "mmap"),
-    rare("a large block", any(kMain | kVcpu | kIo, "mmap")),
+    any(kStart | kMain, "mmap"),  // the tables of a snapshot
+    rare("a large block", any(kVcpu | kIo | kOffload, "mmap")),
     any(kMain, "munmap"),
-    rare("a large block", any(kVcpu | kIo, "munmap")),
+    rare("a large block", any(kVcpu | kIo | kOffload, "munmap")),
     any(kStart, "mprotect"),
-    any(kMain | kVcpu | kIo,
+    any(kMain | kVcpu | kIo | kOffload,
         "madvise"),  // guest memory at a restart, the stack of a thread that ends
     any(kAll, "rt_sigprocmask"),
     any(kVcpu, "rt_sigreturn"),
     any(kStart, "rt_sigaction"),
     rare("the kernel's own, when a stop interrupts a wait with a limit",
          any(kAll, "restart_syscall")),
-    any(kVcpu | kIo | kStart, "exit"),
+    any(kVcpu | kIo | kOffload | kStart, "exit"),
     any(kMain, "exit_group"),
     rare("abort() and a signal that ends the process", any(kAll, "gettid")),
     rare("abort() and a signal that ends the process", any(kAll, "getpid")),
@@ -140,12 +141,34 @@ inline constexpr auto kRules = std::to_array<Rule>({
     rare("a block device in a disk's place", ioctl(kMain, BLKPBSZGET)),
     rare("a block device in a disk's place", ioctl(kMain, BLKIOOPT)),
 
+    // A snapshot into its file.
+    any(kOffload, "pwrite64"),
+    any(kOffload, "ftruncate"),
+    any(kOffload, "fsync"),
+
+    // What a snapshot asks of KVM.
+    ioctl(kMain, KVM_CHECK_EXTENSION),
+    ioctl(kMain, KVM_GET_MSR_INDEX_LIST),
+    ioctl(kMain, KVM_GET_MP_STATE),
+    ioctl(kMain, KVM_GET_REGS),
+    ioctl(kMain, KVM_GET_SREGS2),
+    ioctl(kMain, KVM_GET_XCRS),
+    ioctl(kMain, KVM_GET_XSAVE2),
+    ioctl(kMain, KVM_GET_DEBUGREGS),
+    ioctl(kMain, KVM_GET_LAPIC),
+    ioctl(kMain, KVM_GET_MSRS),
+    ioctl(kMain, KVM_GET_VCPU_EVENTS),
+    ioctl(kMain, KVM_GET_TSC_KHZ),
+    ioctl(kMain, KVM_GET_IRQCHIP),
+    ioctl(kMain, KVM_GET_CLOCK),
+
     // What the control socket asks of KVM, and a restart.
     ioctl(kMain, KVM_SIGNAL_MSI),
     ioctl(kMain, KVM_SET_IRQCHIP),
     ioctl(kMain, KVM_SET_REGS),
     ioctl(kMain, KVM_GET_SREGS),
     ioctl(kMain, KVM_SET_SREGS),
+    ioctl(kMain, KVM_SET_SREGS2),
     ioctl(kMain, KVM_SET_MSRS),
     ioctl(kMain, KVM_SET_LAPIC),
     ioctl(kMain, KVM_SET_MP_STATE),

@@ -3,55 +3,19 @@
 """What the guest holds, by probe=hold, on both sides of a pause: registers, timer, clocks, memory."""
 import pathlib
 import sys
-import tempfile
 import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from vireo_process import PROBE, reap, run, start  # noqa: E402
+from probe_hold import HoldTest  # noqa: E402
+from vireo_process import PROBE, run  # noqa: E402
 
-ALWAYS = ("sse", "x87", "mxcsr", "fs", "debug", "msrs", "memory")
-BY_PROCESSOR = ("avx", "avx512", "xcr0", "pkru")
 TIMER_MS = 200
 # The timer and the TSC are clocks of their own.
 EARLY_US_MAX = 10000
 
 
-class Hold(unittest.TestCase):
-    def setUp(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.socket = pathlib.Path(directory.name) / "vm.sock"
-
-    def start(self, words):
-        self.process = start("run", "--kernel", PROBE, "--memory", "64M", "--control", self.socket,
-                             "--cmdline", f"probe=hold {words} end=poweroff")
-        self.addCleanup(reap, self.process)
-        self.lines_to("probe: hold=ready")
-        self.checks = 0
-
-    def lines_to(self, last):
-        lines = []
-        while last not in lines:
-            line = self.process.stdout.readline().decode()
-            self.assertTrue(line, lines)
-            lines.append(line.strip())
-        return lines
-
-    def check(self):
-        """{name: text} of the lines "probe: hold_name=text"; what can be wrong is right."""
-        self.process.stdin.write(b"c")
-        self.process.stdin.flush()
-        self.checks += 1
-        lines = self.lines_to(f"probe: hold={self.checks}")
-        found = dict(line.removeprefix("probe: hold_").split("=") for line in lines[:-1])
-        for name in ALWAYS:
-            self.assertEqual(found[name], "ok", lines)
-        for name in BY_PROCESSOR:
-            self.assertIn(found[name], ("ok", "none"), lines)
-        self.assertEqual(found["memory_wrong"], "0", lines)
-        return found
-
+class Hold(HoldTest):
     def check_after_timer(self):
         time.sleep(2.5 * TIMER_MS / 1000)  # so that one that comes twice has done so
         end = time.monotonic() + 30
@@ -61,13 +25,9 @@ class Hold(unittest.TestCase):
         return found
 
     def pause(self, seconds):
-        self.assertEqual(run("ctl", self.socket, "pause").status, 0)
+        self.control("pause")
         time.sleep(seconds)
-        self.assertEqual(run("ctl", self.socket, "resume").status, 0)
-
-    def quit(self):
-        output, errors = self.process.communicate(b"q", timeout=30)
-        self.assertEqual((self.process.returncode, output), (0, b""), errors)
+        self.control("resume")
 
     def test_a_pause_changes_nothing(self):
         self.start("60000 memory=8")

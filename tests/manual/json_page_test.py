@@ -94,6 +94,17 @@ class JsonPage(unittest.TestCase):
         self.assertEqual(process.stdout.readline().strip(), b"probe: echo=ready")
         return process
 
+    def ask_with(self, file, path, body):
+        """A POST with a file beside it."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(self.path))
+            head = f"POST {path} HTTP/1.1\r\nHost: vm\r\nContent-Length: {len(body)}\r\n\r\n"
+            socket.send_fds(connection, [(head + body).encode()], [file.fileno()])
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.status, json.loads(response.read())
+
     def ask(self, method, path, body=None):
         connection = http.client.HTTPConnection("vm", timeout=20)
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -164,6 +175,15 @@ class ControlSocket(JsonPage):
         self.same(fields_of("drive, the answer"), [answer])
         self.assertEqual({field.path for field in fields_of("drive")},
                          set(asked) | {"rate_limit.ops", "rate_limit.bandwidth", "path"})
+
+    def test_snapshot(self):
+        self.start()
+        asked = {"then": "resume", "disks": "none"}
+        with tempfile.TemporaryFile() as file:
+            status, answer = self.ask_with(file, "/vireo/snapshot", json.dumps(asked))
+        self.assertEqual(status, 200, answer)
+        self.same(fields_of("snapshot, the answer"), [answer])
+        self.assertEqual({field.path for field in fields_of("snapshot")}, set(asked))
 
     def test_refusals(self):
         self.start()

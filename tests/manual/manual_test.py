@@ -16,7 +16,7 @@ from manual_pages import BUILD, MANUAL, items, part, plain, rendered, source  # 
 from vireo_process import run  # noqa: E402
 
 PAGES = ("vireo.1", "vireo.toml.5", "vireo-json.7")
-COMMANDS = ("run", "check", "ctl", "disk", "doctor")
+COMMANDS = ("run", "restore", "check", "ctl", "disk", "doctor")
 
 
 def help_of(command):
@@ -99,7 +99,7 @@ class Commands(unittest.TestCase):
                              re.MULTILINE)
         self.assertEqual(in_page, in_help)
         for verb in in_page:  # a verb that is none would be a wrong command line
-            words = [verb, "data"] if verb == "drive" else [verb]
+            words = [verb, "data"] if verb in ("drive", "snapshot") else [verb]
             self.assertEqual(run("ctl", "/nonexistent", *words).status, 69)
 
     def test_examples_of_check_and_the_page_of_the_file_are_true(self):

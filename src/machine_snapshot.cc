@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a machine is saved while it runs.
+#include <utility>
+
+#include "src/base/log.h"
+#include "src/machine.h"
+
+namespace vireo {
+
+Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
+  if (state_ != MachineState::kRunning && state_ != MachineState::kPaused) {
+    return fail(ErrorCode::kConfig, fmt::format("the VM is {}", name_of(state_)));
+  }
+  if (snapshot_ || restarting_) {
+    return fail(ErrorCode::kConfig,
+                snapshot_ ? "a snapshot before this one is not done yet; ask again later"
+                          : "the guest is starting anew; ask again later");
+  }
+  Config config = config_;
+  config.machine.uuid = uuid_;
+  TRY_ASSIGN(snapshot_, SnapshotJob::create({.vm = *vm_,
+                                             .vcpu_fds = vcpu_fds_,
+                                             .cpu_model = *cpu_model_,
+                                             .memory = *memory_,
+                                             .devices = *devices_,
+                                             .reactor = *reactor_,
+                                             .offload = *offload_,
+                                             .pagemap = pagemap_.get()},
+                                            std::move(request.file),
+                                            save_machine(config, directory_, memory_->regions())));
+  snapshot_then_ = request.then;
+  snapshot_done_ = std::move(done);
+  snapshot_begun_ns_ = monotonic_ns();
+  runs_after_snapshot_ = state_ == MachineState::kRunning && request.then == AfterSnapshot::kResume;
+  pause([this] {
+    set_state(MachineState::kSaving);
+    snapshot_waits_ = true;
+    devices_->quiesce(devices_quiet_task_);
+  });
+  return {};
+}
+
+/// The devices stand still.
+void Machine::capture_snapshot() {
+  snapshot_->capture([this](Result<> captured) { on_captured(std::move(captured)); });
+}
+
+void Machine::on_captured(Result<> captured) {
+  if (end_.load() != End::kNone) {
+    return;  // it ends instead, and nobody waits any more
+  }
+  snapshot_result_ = std::move(captured);
+  devices_->resume(devices_resumed_task_);
+}
+
+void Machine::on_devices_resumed() {
+  if (std::exchange(restored_, false)) {
+    return;
+  }
+  if (end_.load() != End::kNone) {
+    return;
+  }
+  snapshot_pause_ns_ = monotonic_ns() - snapshot_begun_ns_;
+  set_state(MachineState::kPaused);
+  if (!snapshot_result_) {
+    runs_after_snapshot_ = runs_after_snapshot_ || snapshot_then_ != AfterSnapshot::kPause;
+  }
+  if (!pause_waiters_.empty()) {
+    on_vcpu_paused();  // somebody has asked for it meanwhile
+  } else if (runs_after_snapshot_) {
+    resume();
+  }
+  if (snapshot_result_) {
+    snapshot_->finish([this](Result<> finished) {
+      snapshot_result_ = std::move(finished);
+      reactor_->post(snapshot_done_task_);
+    });
+  } else {
+    reactor_->post(snapshot_done_task_);
+  }
+  if (stop_after_snapshot_) {
+    begin_stop();
+  }
+}
+
+void Machine::on_snapshot_done() {
+  if (end_.load() != End::kNone) {
+    return;
+  }
+  const std::unique_ptr<SnapshotJob> job = std::move(snapshot_);
+  const SnapshotDone done = std::exchange(snapshot_done_, nullptr);
+  if (!snapshot_result_) {
+    log_warn("machine", "snapshot: {}", snapshot_result_.error().message());
+    done(std::unexpected(snapshot_result_.error()));
+    return;
+  }
+  const SnapshotReport report = {
+      .uuid = job->facts().uuid, .data_bytes = job->data_bytes(), .pause_ns = snapshot_pause_ns_};
+  log_info("machine", "saved {} of guest memory; the guest stood still for {}",
+           format_size(report.data_bytes), format_duration(report.pause_ns));
+  events_.publish("saved");
+  done(report);
+  if (snapshot_then_ == AfterSnapshot::kStop) {
+    end(End::kStopped);
+  }
+}
+
+}  // namespace vireo

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/restore.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include <fcntl.h>
+
+#include <fmt/core.h>
+
+#include "src/base/fd_path.h"
+#include "src/config_keys.h"
+#include "src/option_words.h"
+#include "src/saved_machine.h"
+
+namespace vireo {
+
+namespace {
+
+std::unexpected<Error> in_file(const RestoreSource& source, Error error) {
+  return std::unexpected(std::move(error).context(source.path));
+}
+
+Result<std::string> id_of(const RestoreCommand::Change& change) {
+  for (const OptionWord& word : split_option_words(change.text)) {
+    if (word.key == "id" && word.value) {
+      return *word.value;
+    }
+  }
+  return fail(ErrorCode::kUsage,
+              fmt::format("{}: wants id=, and what is at another place now", change.option));
+}
+
+/// What of a disk is the host's, so that another process may have it at another place.
+bool may_change(std::string_view key) {
+  return key == "id" || key == "path" || key == "overlay" || key == "direct";
+}
+
+/// Changes the disk or the volume that the option names.
+template <typename Table>
+Result<> change_table(std::vector<Table>& tables, std::vector<Table> Config::* member,
+                      const RestoreCommand::Change& change) {
+  TRY_ASSIGN(const std::string id, id_of(change));
+  const auto table = std::ranges::find(tables, id, &Table::id);
+  if (table == tables.end()) {
+    std::string ids;
+    for (const Table& each : tables) {
+      ids += fmt::format("{}{}", ids.empty() ? "" : ", ", each.id);
+    }
+    return fail(ErrorCode::kUsage,
+                fmt::format("{} {}: the snapshot has none of that id; {}", change.option,
+                            quoted(id), ids.empty() ? "it has none at all" : "it has " + ids));
+  }
+  Config scratch;
+  (scratch.*member).push_back(*table);
+  for (const OptionWord& word : split_option_words(change.text)) {
+    const std::string path = fmt::format("{}.{}", change.key, word.key);
+    const ConfigKey* const key = find_config_key(path);
+    const std::string where = fmt::format("{} {}: {}", change.option, quoted(id), word.key);
+    if (key == nullptr || key->set == nullptr || !may_change(word.key)) {
+      return fail(ErrorCode::kUsage,
+                  where + ": stays as it is in the snapshot; wants path, overlay or direct");
+    }
+    ConfigValue::Content content = ConfigValue::FlagWord();
+    if (word.value) {
+      content = ConfigValue::OptionText{*word.value};
+    }
+    TRY(key->set(ConfigValue(std::move(content), where, ErrorCode::kUsage), scratch));
+  }
+  *table = (scratch.*member).front();
+  return {};
+}
+
+Result<> apply(Config& config, const RestoreCommand::Change& change) {
+  if (change.key == "disk") {
+    return change_table(config.disks, &Config::disks, change);
+  }
+  if (change.key == "volume") {
+    return change_table(config.volumes, &Config::volumes, change);
+  }
+  if (change.key == "serial.mode") {
+    config.serial = {};
+    return set_table_option(config, "serial", change.option, change.text, "mode");
+  }
+  return set_config_option(config, change.key, change.option, change.text);
+}
+
+/// In place of a descriptor that the saved process had inherited, which says nothing here.
+constexpr std::string_view kGone = "fd:";
+
+/// Calls `visit(path, what it is, how it is given)` for each path that names something of the host.
+template <typename Visit>
+Result<> for_each_path(Config& config, Visit visit) {
+  for (DiskConfig& disk : config.disks) {
+    const std::string what = fmt::format("disk {}", quoted(disk.id));
+    TRY(visit(disk.path, what, fmt::format("--disk id={},path=PATH", disk.id)));
+    TRY(visit(disk.overlay, what, fmt::format("--disk id={},overlay=PATH", disk.id)));
+  }
+  for (VolumeConfig& volume : config.volumes) {
+    TRY(visit(volume.path, fmt::format("volume {}", quoted(volume.id)),
+              fmt::format("--volume id={},path=PATH", volume.id)));
+  }
+  return visit(config.serial.path, "serial", "--serial");
+}
+
+Result<> forget_descriptors(Config& config) {
+  return for_each_path(config, [](std::string& path, const auto&, const auto&) -> Result<> {
+    path = is_inherited(path) ? kGone : path;
+    return {};
+  });
+}
+
+Result<> refuse_forgotten(Config& config) {
+  return for_each_path(
+      config, [](const std::string& path, const auto& what, const auto& wanted) -> Result<> {
+        return path != kGone
+                   ? Result<>()
+                   : fail(ErrorCode::kConfig,
+                          fmt::format(
+                              "{}: was a descriptor that the saved VM had inherited; wants {}",
+                              what, wanted));
+      });
+}
+
+}  // namespace
+
+Result<RestoreSource> open_snapshot(const RestoreCommand& command) {
+  RestoreSource source;
+  source.path = command.snapshot;
+  TRY_ASSIGN(source.file, open_path(command.snapshot, O_RDONLY));
+  auto snapshot = SnapshotFile::read(source.file.get());
+  if (!snapshot) {
+    return in_file(source, std::move(snapshot).error());
+  }
+  source.snapshot = std::move(*snapshot);
+  if (source.snapshot.facts().architecture != vsnap::kArchX86_64) {
+    return in_file(source,
+                   {ErrorCode::kBadInput, fmt::format("is of another architecture (ELF machine {})",
+                                                      source.snapshot.facts().architecture)});
+  }
+  if (source.snapshot.facts().diff) {
+    return in_file(source, {ErrorCode::kBadInput,
+                            "has only what changed since its parent; merge the two first (vireo "
+                            "snapshot merge)"});
+  }
+  return source;
+}
+
+Result<Config> restored_config(RestoreSource& source, const RestoreCommand& command) {
+  auto reader = SnapshotReader::create(source.snapshot.sections());
+  if (!reader) {
+    return in_file(source, std::move(reader).error());
+  }
+  auto machine = reader->take<SavedMachine>(0);
+  if (!machine) {
+    return in_file(source, std::move(machine).error());
+  }
+  auto config = config_of(*machine);
+  if (!config) {
+    return in_file(source, std::move(config).error());
+  }
+  TRY(forget_descriptors(*config));
+  for (const RestoreCommand::Change& change : command.changes) {
+    TRY(apply(*config, change));
+  }
+  config->log.name = config->name;
+  if (Result<> same = check_memory_map(*machine, *config); !same) {
+    return in_file(source, std::move(same).error());
+  }
+  TRY(refuse_forgotten(*config));
+  TRY(validate(*config));
+  const bool reserved =
+      config->machine.huge_pages == HugePages::k2M || config->machine.huge_pages == HugePages::k1G;
+  if (command.memory == "map" && reserved) {
+    return fail(ErrorCode::kUsage,
+                "--memory: \"map\" has the pages of the snapshot's file, and machine.hugepages of "
+                "this VM wants others; wants \"copy\"");
+  }
+  source.memory = reserved || command.memory == "copy" ? MemoryMode::kCopy : MemoryMode::kMap;
+  return config;
+}
+
+}  // namespace vireo

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a snapshot's file, and what the command line says, to what Machine::restore() needs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "src/base/error.h"
+#include "src/base/fd.h"
+#include "src/config.h"
+#include "src/snapshot/snapshot_file.h"
+
+namespace vireo {
+
+/// How guest memory comes out of the file.
+enum class MemoryMode : std::uint8_t {
+  kMap,   ///< mapped privately, read when it is touched
+  kCopy,  ///< read before the first instruction
+};
+
+struct RestoreCommand {
+  /// An option that changes the configuration that the snapshot has.
+  struct Change {
+    std::string option;  ///< "--disk"
+    std::string key;     ///< of the configuration file
+    std::string text;
+  };
+  std::string snapshot;
+  std::string memory;  ///< "map", "copy", or empty: as the machine's memory wants it
+  std::vector<Change> changes;
+};
+
+struct RestoreSource {
+  std::string path;
+  UniqueFd file;
+  SnapshotFile snapshot;
+  MemoryMode memory = MemoryMode::kMap;
+};
+
+/// Opens the file, and reads all of it but memory. Errors begin with its path: kMissingInput,
+/// kPermission, kBadInput.
+Result<RestoreSource> open_snapshot(const RestoreCommand& command);
+
+/// The machine that it has, with the changes. Errors: kBadInput, kUsage, kConfig.
+Result<Config> restored_config(RestoreSource& source, const RestoreCommand& command);
+
+}  // namespace vireo

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a snapshot has of a machine beside KVM's state and that of its devices: how it was
+// configured, its memory map, and where its devices are.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/base/address.h"
+#include "src/base/error.h"
+#include "src/config.h"
+#include "src/memory/guest_memory.h"
+#include "src/snapshot/snapshot.h"
+
+namespace vireo {
+
+struct SavedMachine {
+  static constexpr std::string_view kTag = "machine";
+  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::size_t kConfigMax = std::size_t{4} << 20;
+  static constexpr std::size_t kRegionsMax = 64;
+
+  struct Region {
+    GuestAddress address;
+    std::uint64_t bytes = 0;
+    void fields(auto& ar) { ar(address, bytes); }
+  };
+
+  std::string config;  // TOML, as vireo.toml(5) has it
+  std::vector<Region> regions;
+
+  void fields(auto& ar) {
+    ar.text(config, kConfigMax);
+    ar.list(regions, kRegionsMax);
+  }
+};
+
+/// `config` as it goes into a snapshot: what belongs to the process alone is left out, relative
+/// paths begin at `directory`.
+SavedMachine save_machine(const Config& config, const std::string& directory,
+                          std::span<const GuestMemory::Region> regions);
+
+/// The configuration of a machine that was saved, of which nothing is opened. Errors: kBadInput.
+Result<Config> config_of(const SavedMachine& machine);
+
+/// Whether the machine that `config` makes has that memory map.
+Result<> check_memory_map(const SavedMachine& machine, const Config& config);
+
+}  // namespace vireo

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/snapshot_job.h"
+
+#include <bit>
+#include <cerrno>
+#include <ctime>
+#include <utility>
+
+#include <unistd.h>
+
+#include "arch/arch.h"
+#include "src/memory/page_table.h"
+#include "src/uuid.h"
+
+namespace vireo {
+
+namespace {
+
+std::uint64_t realtime_ns() {
+  timespec now = {};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+}  // namespace
+
+SnapshotJob::SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine)
+    : context_(context),
+      file_(std::move(file)),
+      machine_(std::move(machine)),
+      pages_(context.memory.size() / kImagePage) {
+  file_job_.bind<SnapshotJob, &SnapshotJob::write_file, &SnapshotJob::on_file_written>(this);
+}
+
+Result<std::unique_ptr<SnapshotJob>> SnapshotJob::create(const Context& context, UniqueFd file,
+                                                         SavedMachine machine) {
+  auto job =
+      std::unique_ptr<SnapshotJob>(new SnapshotJob(context, std::move(file), std::move(machine)));
+  job->facts_.pages = job->pages_.pages();
+  TRY_ASSIGN(job->facts_.uuid, random_uuid());
+  job->memory_offset_ = snapshot_memory_offset(job->facts_.pages);
+  TRY_ASSIGN(MemoryImageWriter image,
+             MemoryImageWriter::create(context.memory, job->file_.get(), job->memory_offset_,
+                                       PageKind::kZero));
+  job->memory_ = std::make_unique<MemorySave>(context.reactor, context.offload, std::move(image));
+  return job;
+}
+
+void SnapshotJob::capture(Done done) {
+  facts_.created_ns = realtime_ns();
+  if (Result<> saved = save_state(); !saved) {
+    done(std::move(saved));
+    return;
+  }
+  context_.memory.add_populated(context_.pagemap, pages_);
+  memory_->round(pages_, std::move(done));
+}
+
+Result<> SnapshotJob::save_state() {
+  writer_.add(0, std::move(machine_));
+  context_.devices.save(writer_);
+  // After the devices: those that were draining may have raised interrupts.
+  return arch::save_kvm_state(context_.vm, context_.vcpu_fds, context_.cpu_model, writer_);
+}
+
+void SnapshotJob::finish(Done done) {
+  done_ = std::move(done);
+  if (Result<> submitted = context_.offload.submit(context_.reactor, file_job_); !submitted) {
+    on_file_written(std::move(submitted));
+  }
+}
+
+/// On a thread of the pool.
+Result<> SnapshotJob::write_file() {
+  static_assert(std::endian::native == std::endian::little);
+  const MemoryImageWriter& image = memory_->image();
+  const std::vector<PageRun> runs = image.page_table();
+  for (const PageRun& run : runs) {
+    data_bytes_ += run.kind == PageKind::kData ? run.count * kImagePage : 0;
+  }
+  const std::vector<std::byte> table = encode_page_table(runs);
+  TRY(write_snapshot_file(
+      file_.get(), facts_, writer_.sections(),
+      {.page_table = table, .page_checksums = std::as_bytes(image.checksums())},
+      {.offset = memory_offset_, .size = image.places() * kImagePage, .pages = image.places()}));
+  if (::fsync(file_.get()) < 0) {
+    return fail_errno(errno, "writing the snapshot to its disk");
+  }
+  return {};
+}
+
+void SnapshotJob::on_file_written(Result<> result) {
+  std::exchange(done_, nullptr)(std::move(result));
+}
+
+}  // namespace vireo

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// One snapshot on its way into its file. First capture(), while the machine stands still; then it
+// may go on, and finish() makes the file whole.
+//
+// On the reactor's thread; what takes long is done by the pool. It does not end before either.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "arch/arch.h"
+#include "src/base/error.h"
+#include "src/base/fd.h"
+#include "src/device_set.h"
+#include "src/io/offload.h"
+#include "src/kvm/vm.h"
+#include "src/memory/guest_memory.h"
+#include "src/memory_save.h"
+#include "src/saved_machine.h"
+#include "src/snapshot/snapshot.h"
+#include "src/snapshot/snapshot_file.h"
+
+namespace vireo {
+
+class SnapshotJob {
+ public:
+  /// Of the machine; all of it outlives the job.
+  struct Context {
+    const KvmVm& vm;
+    std::span<const int> vcpu_fds;
+    const arch::CpuModel& cpu_model;
+    const GuestMemory& memory;
+    DeviceSet& devices;
+    Reactor& reactor;
+    Offload& offload;
+    int pagemap;  ///< /proc/self/pagemap, or -1
+  };
+  using Done = std::function<void(Result<>)>;
+
+  /// `file` is an empty one, open for writing.
+  static Result<std::unique_ptr<SnapshotJob>> create(const Context& context, UniqueFd file,
+                                                     SavedMachine machine);
+  SnapshotJob(const SnapshotJob&) = delete;
+  SnapshotJob& operator=(const SnapshotJob&) = delete;
+  ~SnapshotJob() = default;
+
+  /// While vCPUs and devices stand still, until `done`.
+  void capture(Done done);
+  /// When that has succeeded. The file is on its disk at the end.
+  void finish(Done done);
+
+  const SnapshotFacts& facts() const { return facts_; }
+  /// Bytes of guest memory in the file.
+  std::uint64_t data_bytes() const { return data_bytes_; }
+
+ private:
+  SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine);
+
+  Result<> save_state();
+  Result<> write_file();
+  void on_file_written(Result<> result);
+
+  const Context context_;
+  UniqueFd file_;
+  SavedMachine machine_;
+  SnapshotFacts facts_;
+  SnapshotWriter writer_;
+  std::uint64_t memory_offset_ = 0;
+  std::uint64_t data_bytes_ = 0;
+  std::unique_ptr<MemorySave> memory_;
+  PageSet pages_;
+  OffloadJob file_job_;
+  Done done_;
+};
+
+}  // namespace vireo

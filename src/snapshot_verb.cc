@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "src/snapshot_verb.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include <fcntl.h>
+
+#include <fmt/core.h>
+#include <nlohmann/json.hpp>
+
+#include "src/config_value.h"
+#include "src/uuid.h"
+
+namespace vireo {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::unexpected<Error> wrong(const std::string& what) {
+  return fail(ErrorCode::kConfig, what);
+}
+
+/// One of `words`, or the first where the request has no such key.
+Result<std::string> word_of(const Json& json, const char* key,
+                            std::initializer_list<std::string_view> words) {
+  if (!json.contains(key)) {
+    return std::string(*words.begin());
+  }
+  const std::string text = json[key].is_string() ? json[key].get<std::string>() : json[key].dump();
+  if (std::ranges::find(words, text) == words.end()) {
+    std::string all;
+    for (const std::string_view word : words) {
+      all += fmt::format("{}{}", all.empty() ? "" : ", ", word);
+    }
+    return wrong(fmt::format("{}: {}: wants one of {}", key, vireo::quoted(text), all));
+  }
+  return text;
+}
+
+Result<UniqueFd> check_file(UniqueFd file) {
+  if (!file) {
+    return wrong(
+        "wants an empty file, open for writing, beside the request (SCM_RIGHTS), as vireo "
+        "ctl sends it");
+  }
+  TRY_ASSIGN(const std::uint64_t size, regular_file_size(file.get()));
+  if (size != 0 || (::fcntl(file.get(), F_GETFL) & O_ACCMODE) == O_RDONLY) {
+    return wrong("the file beside the request is not empty, or not open for writing");
+  }
+  return file;
+}
+
+bool writes_disks(const Config& config) {
+  return !config.volumes.empty() ||
+         std::ranges::any_of(config.disks, [](const DiskConfig& disk) { return !disk.readonly; });
+}
+
+}  // namespace
+
+Result<> save_machine_into(Machine& machine, const std::string& body, UniqueFd file,
+                           SnapshotDone done) {
+  const Json json = body.empty() ? Json::object() : Json::parse(body, nullptr, false);
+  if (!json.is_object()) {
+    return wrong(R"(wants {"then": "resume", "disks": "none"}, or no body)");
+  }
+  for (const auto& [key, value] : json.items()) {
+    if (key != "then" && key != "disks") {
+      return wrong(
+          fmt::format("{}: no setting of a snapshot; it has then and disks", vireo::quoted(key)));
+    }
+  }
+  TRY_ASSIGN(const std::string then, word_of(json, "then", {"resume", "pause", "stop"}));
+  TRY_ASSIGN(const std::string disks, word_of(json, "disks", {"", "none"}));
+  const bool resumes = then == "resume" && machine.state() == MachineState::kRunning;
+  if (resumes && disks.empty() && writes_disks(machine.config())) {
+    return wrong(
+        "disks: missing: the VM goes on to write its disks, which the snapshot needs as they are; "
+        "wants \"none\" (they are seen to elsewhere), or \"then\": \"stop\"");
+  }
+  TRY_ASSIGN(UniqueFd checked, check_file(std::move(file)));
+  return machine.snapshot({.file = std::move(checked),
+                           .then = then == "resume"  ? AfterSnapshot::kResume
+                                   : then == "pause" ? AfterSnapshot::kPause
+                                                     : AfterSnapshot::kStop},
+                          std::move(done));
+}
+
+Json snapshot_json(const SnapshotReport& report) {
+  return {{"version", 1},
+          {"uuid", uuid_text(report.uuid)},
+          {"data_bytes", report.data_bytes},
+          {"pause_us", report.pause_ns / 1000}};
+}
+
+}  // namespace vireo

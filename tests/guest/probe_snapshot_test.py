@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots of a guest that knows what it holds, from process to process, on this machine's KVM."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import unittest
+
+SUPPORT = pathlib.Path(__file__).resolve().parents[1] / "support"
+sys.path.insert(0, str(SUPPORT))
+from probe_hold import HoldTest  # noqa: E402
+from vireo_process import run  # noqa: E402
+
+LONG = "60000"  # a timer of that many ms does not come
+TIMER_MS = 1500
+MISSING, DAMAGED, REFUSED, USAGE = 66, 65, 1, 64
+
+
+def read_by_its_description(path, memory=None):
+    """What a reader that shares nothing with vireo finds; memory goes into that file."""
+    done = subprocess.run([SUPPORT / "vsnap.py", path, *([memory] if memory else [])],
+                          capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise AssertionError(done.stderr)
+    return done.stdout
+
+
+class Snapshots(HoldTest):
+    def setUp(self):
+        super().setUp()
+        self.file = self.directory / "vm.vsnap"
+
+    def move(self, *options):
+        """The guest goes on in another process."""
+        self.control("snapshot", self.file, "--then", "stop")
+        output, errors = self.process.communicate(timeout=30)
+        self.assertEqual((self.process.returncode, output), (0, b""), errors)
+        self.begin("restore", self.file, *options)
+
+    def test_nothing_is_lost(self):
+        for memory in ("map", "copy"):
+            with self.subTest(memory):
+                self.start(f"{LONG} memory=8", "--rng")
+                before = self.check()
+                for _ in range(3):
+                    self.move("--memory", memory)
+                    after = self.check()
+                    self.assertEqual(after["timer"], "0")  # still the first one, far from its time
+                    for clock in ("tsc", "kvmclock_ns"):
+                        self.assertGreater(int(after[clock]), int(before[clock]))
+                    before = after
+                self.quit()
+
+    def test_a_clock_has_gone_on_meanwhile(self):
+        self.start(LONG)
+        before = self.check()
+        begun = time.monotonic_ns()
+        self.control("snapshot", self.file, "--then", "stop")
+        self.process.wait()
+        time.sleep(2)
+        self.begin("restore", self.file)
+        after = self.check()
+        host = time.monotonic_ns() - begun
+        guest = int(after["kvmclock_ns"]) - int(before["kvmclock_ns"])
+        self.assertAlmostEqual(guest / 1e9, host / 1e9, delta=0.5)
+        self.assertGreater(guest, 2e9)
+        self.quit()
+
+    def timer_comes_once(self, kind):
+        self.start(f"{TIMER_MS} timer={kind}")
+        first = self.check()
+        if first["timer"] == "none":
+            self.skipTest("this processor has no deadlines")
+        self.move()
+        end = time.monotonic() + 30
+        while (found := self.check())["timer"] == "0":
+            self.assertLess(time.monotonic(), end, "the timer does not come")
+            time.sleep(0.05)
+        self.assertEqual(found["timer"], "1")
+        self.quit()
+
+    def test_a_one_shot_timer_comes_once(self):
+        self.timer_comes_once("oneshot")
+
+    def test_a_deadline_comes_once(self):
+        self.timer_comes_once("deadline")
+
+    def test_the_guest_goes_on_after_its_snapshot(self):
+        self.start(LONG)
+        self.check()
+        for paused in (False, True):
+            if paused:
+                self.control("pause")
+            answer = self.control("snapshot", self.file)
+            self.assertRegex(answer.output, r"uuid: [0-9a-f-]{36}\ndata_bytes: [1-9]\d*\npause_us: \d+\n")
+            state = re.search("state: (.*)", self.control("status").output)[1]
+            self.assertEqual(state, "paused" if paused else "running")
+        self.control("resume")
+        self.check()
+        self.check()
+        self.quit()
+        # As it was then, and as often as one likes.
+        for _ in range(2):
+            self.begin("restore", self.file)
+            self.checks = 1
+            self.check()
+            self.quit()
+
+    def test_it_is_as_described(self):
+        self.start(f"{LONG} memory=8", "--rng")
+        self.check()
+        self.control("pause")
+        memories = []
+        for number in range(2):
+            file, memory = self.directory / f"{number}.vsnap", self.directory / f"{number}.raw"
+            self.control("snapshot", file)
+            said = read_by_its_description(file, memory)
+            self.assertIn(f"pages={64 << 8} ", said)
+            for section in ("machine,0", "x86-vcpu,0", "serial,0", "virtio-rng,0"):
+                self.assertIn(f"section={section} version=1", said)
+            memories.append(memory.read_bytes())
+        self.assertTrue(any(memories[0]))
+        self.assertTrue(memories[0] == memories[1], "the same memory twice")
+        self.control("resume")
+        self.quit()
+        # What is restored and saved again without having run is the same, too.
+        self.begin("restore", file)
+        self.control("pause")
+        self.control("snapshot", self.file)
+        read_by_its_description(self.file)
+
+    def test_a_file_that_is_no_whole_snapshot_is_refused(self):
+        self.start(LONG)
+        self.control("snapshot", self.file, "--then", "stop")
+        whole = self.file.read_bytes()
+        changed = self.directory / "changed.vsnap"
+
+        def refused(content, text):
+            changed.write_bytes(content)
+            ended = run("restore", changed)
+            self.assertEqual(ended.status, DAMAGED, (text, ended))
+            self.assertRegex(ended.errors, text)
+            self.assertIn(str(changed), ended.errors)
+
+        refused(b"", "too short")
+        refused(whole[:100], "too short")
+        refused(whole[:-1], "truncated")
+        refused(whole + b"x", "header")
+        refused(b"x" * len(whole), "is no snapshot")
+        refused(whole[:8] + b"\2" + whole[9:], "format version 2; this vireo reads versions up to 1")
+        refused(whole[:0x30] + b"x" + whole[0x31:], "header: is damaged")
+        refused(whole[:4100] + b"x" + whole[4101:], "section table: is damaged")
+        refused(whole[:6000] + bytes([whole[6000] ^ 1]) + whole[6001:], "is damaged")
+        memory = int.from_bytes(whole[0xb0:0xb8], "little")
+        changed.write_bytes(whole[:memory] + bytes([whole[memory] ^ 1]) + whole[memory + 1:])
+        ended = run("restore", changed, "--memory", "copy")
+        self.assertEqual(ended.status, DAMAGED, ended)
+        self.assertRegex(ended.errors, "page at .* damaged")
+
+        ended = run("restore", self.directory / "none.vsnap")
+        self.assertEqual(ended.status, MISSING, ended)
+
+    def test_what_cannot_be_is_refused(self):
+        self.start(LONG)
+        for words, status, text in (
+                (("snapshot",), USAGE, "wants the file"),
+                (("snapshot", self.file, "--then", "fly"), USAGE, "wants resume or stop"),
+                (("snapshot", self.file, "--disks", "eat"), USAGE, "wants none"),
+                (("status", "--then", "stop"), USAGE, "only the verb snapshot"),
+                (("snapshot", self.directory / "no" / "vm.vsnap"), MISSING, "No such file")):
+            with self.subTest(words):
+                ended = run("ctl", self.socket, *words)
+                self.assertEqual(ended.status, status, ended)
+                self.assertIn(text, ended.errors)
+        self.control("snapshot", self.file)
+        for words, text in ((("--disk", "id=x,path=y"), "it has none at all"),
+                            (("--memory", "64M"), "wants map or copy"),
+                            (("--disk", "path=y"), "wants id="),
+                            (("--cpus", "2"), "--cpus"),
+                            (("--log-level", "loud"), "--log-level")):
+            with self.subTest(words):
+                ended = run("restore", self.file, *words)
+                self.assertEqual(ended.status, USAGE, ended)
+                self.assertIn(text, ended.errors)
+        self.check()
+        self.quit()
+
+    def test_a_failed_one_leaves_the_old_one(self):
+        self.start(f"{LONG} memory=8")
+        self.file.write_bytes(b"the old one")
+        # The file may not grow: writing it fails, in the VM's process.
+        subprocess.run(["prlimit", "--fsize=1000000:unlimited", "--pid", str(self.process.pid)], check=True)
+        ended = run("ctl", self.socket, "snapshot", self.file)
+        self.assertEqual(ended.status, REFUSED, ended)
+        self.assertIn("File too large", ended.errors)
+        self.assertEqual(self.file.read_bytes(), b"the old one")
+        self.assertEqual(sorted(os.listdir(self.directory)), ["vm.sock", "vm.vsnap"])
+        self.check()
+        subprocess.run(["prlimit", "--fsize=unlimited", "--pid", str(self.process.pid)], check=True)
+        self.move()
+        self.check()
+        self.quit()
+
+
+if __name__ == "__main__":
+    unittest.main()

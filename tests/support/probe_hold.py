@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probe's test "hold": a guest that knows what it holds, and says whether it still does."""
+import pathlib
+import tempfile
+import unittest
+
+from vireo_process import PROBE, reap, run, start
+
+ALWAYS = ("sse", "x87", "mxcsr", "fs", "debug", "msrs", "memory")
+BY_PROCESSOR = ("avx", "avx512", "xcr0", "pkru")
+
+
+class HoldTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+        self.socket = self.directory / "vm.sock"
+
+    def start(self, words, *options):
+        """A guest that holds something, from its beginning."""
+        self.begin("run", "--kernel", PROBE, "--memory", "64M", "--cmdline",
+                   f"probe=hold {words} end=poweroff", *options)
+        self.lines_to("probe: hold=ready")
+        self.checks = 0
+
+    def begin(self, *arguments):
+        self.process = start(*arguments, "--control", self.socket)
+        self.addCleanup(reap, self.process)
+
+    def lines_to(self, last):
+        lines = []
+        while last not in lines:
+            line = self.process.stdout.readline().decode()
+            self.assertTrue(line, (lines, self.process.poll()))
+            lines.append(line.strip())
+        return lines
+
+    def check(self):
+        """{name: text} of the lines "probe: hold_name=text"; what can be wrong is right."""
+        self.process.stdin.write(b"c")
+        self.process.stdin.flush()
+        self.checks += 1
+        lines = self.lines_to(f"probe: hold={self.checks}")
+        found = dict(line.removeprefix("probe: hold_").split("=") for line in lines[:-1])
+        for name in ALWAYS:
+            self.assertEqual(found[name], "ok", lines)
+        for name in BY_PROCESSOR:
+            self.assertIn(found[name], ("ok", "none"), lines)
+        self.assertEqual(found["memory_wrong"], "0", lines)
+        return found
+
+    def control(self, *words):
+        done = run("ctl", self.socket, *words)
+        self.assertEqual(done.status, 0, done)
+        return done
+
+    def quit(self):
+        output, errors = self.process.communicate(b"q", timeout=30)
+        self.assertEqual((self.process.returncode, output), (0, b""), errors)
