@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Linux guests that are saved and go on in other processes, with their disks, under load.
+
+Needs a KVM that runs kernel code: the test host has one.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from linux_guest import Guest, InDirectory  # noqa: E402
+from vireo_process import ARTIFACTS, TIMEOUT, run  # noqa: E402
+
+MIB = 1 << 20
+CYCLES = int(os.environ.get("VIREO_SNAPSHOT_CYCLES", "3"))
+CLOCK_ERROR = 0.1
+# What a kernel says of time or of devices that it does not understand.
+COMPLAINTS = r"WARNING|BUG:|lockup|stall|hung|unstable|I/O error|reset|Call Trace|timed out"
+# Each turn writes a block, makes it durable and reads it back; a number in a file tells how many there were.
+WRITER = """(i=0; while :; do i=$((i+1)); yes $i | head -c 4096 >/tmp/block
+    dd if=/tmp/block of=/dev/vda bs=4096 seek=$((i % 1000)) conv=fsync 2>/dev/null || echo failed >/tmp/failed
+    dd if=/dev/vda bs=4096 skip=$((i % 1000)) count=1 iflag=direct 2>/dev/null | cmp -s - /tmp/block || echo wrong >>/tmp/failed
+    echo $i >/tmp/turns.new; mv /tmp/turns.new /tmp/turns; done) & """.replace("\n", "; ")
+# A sleep never ends early, by a clock in hundredths of a second.
+SLEEPER = ("(while :; do read -r a x </proc/uptime; sleep 0.05; read -r b x </proc/uptime; "
+           "[ $((${b%.*}${b#*.} - ${a%.*}${a#*.})) -ge 4 ] || echo early >>/tmp/failed; done) & ")
+# The wall clock in ns: this monotonic clock, and what is added to it.
+CLOCK = "awk '/^now at/ {now = $3} /^ clock 1:/ {wall = 1} wall && /offset/ {printf \"%.0f\\n\", now + $2; exit}' /proc/timer_list"
+
+
+class Snapshots(InDirectory):
+    def setUp(self):
+        super().setUp()
+        self.socket = self.directory / "vm.sock"
+        self.file = self.directory / "vm.vsnap"
+
+    def start(self, cpus, transport, *options, **settings):
+        disk = self.image("disk.img", 16 * MIB)
+        config = f"""
+            [machine]
+            cpus = {cpus}
+            memory = "160M"
+            transport = "{transport}"
+            [rng]
+            [[disk]]
+            id = "data"
+            path = "{disk}"
+            {settings.pop("more", "")}
+            """
+        self.guest = Guest(self, self.directory, config, "--control", self.socket, *options, **settings)
+
+    def control(self, *words):
+        done = run("ctl", self.socket, *words)
+        self.assertEqual(done.status, 0, done)
+        return done
+
+    def clock_offset(self):
+        """By how much the guest's clock is ahead, in seconds, and how far that may be wrong."""
+        best = (0, 1e9)
+        for _ in range(5):
+            before = time.time()
+            guest = int(self.guest.do(CLOCK)) / 1e9
+            after = time.time()
+            best = min(best, (guest - (before + after) / 2, (after - before) / 2), key=lambda found: found[1])
+        return best
+
+    def move(self, *options):
+        self.control("snapshot", self.file, "--then", "stop")
+        self.guest.end()
+        self.guest.begin("restore", self.file, "--control", self.socket, *options)
+
+    def cycles(self, cpus, transport):
+        self.start(cpus, transport)
+        self.guest.do("rm -f /tmp/failed; " + WRITER + SLEEPER * cpus + "true")
+        self.guest.do("dmesg -c >/dev/null")
+        offset, error = self.clock_offset()
+        turns = 0
+        for cycle in range(CYCLES):
+            self.move("--memory", ("map", "copy")[cycle % 2])
+            now, now_error = self.clock_offset()
+            self.assertAlmostEqual(now, offset, delta=CLOCK_ERROR + error + now_error)
+            last, turns = turns, int(self.guest.do(f"until [ $(cat /tmp/turns) -gt {turns} ]; do sleep 0.05; done; cat /tmp/turns"))
+            self.assertGreater(turns, last)
+            self.guest.do("[ ! -e /tmp/failed ] || { cat /tmp/failed; false; }")
+            self.guest.do("head -c 64 /dev/hwrng >/dev/null")
+        self.guest.do(f"if dmesg | grep -E '{COMPLAINTS}'; then false; fi")
+        self.assertEqual(self.guest.do("grep -c ^processor /proc/cpuinfo"), str(cpus))
+        self.guest.quit()
+
+    def test_one_vcpu_over_mmio(self):
+        self.cycles(1, "mmio")
+
+    def test_four_vcpus_over_pci(self):
+        self.cycles(4, "pci")
+
+    def test_clones_of_one_snapshot(self):
+        """Three at a time, each with a disk of its own."""
+        self.start(2, "mmio")
+        self.guest.do("echo before >/tmp/word; dd if=/tmp/word of=/dev/vda conv=fsync 2>/dev/null")
+        self.control("snapshot", self.file, "--then", "stop")
+        self.guest.end()
+        clones = []
+        for number in range(3):
+            disk = self.directory / f"clone-{number}.img"
+            subprocess.run(["cp", self.directory / "disk.img", disk], check=True)
+            clone = Guest.__new__(Guest)
+            clone.test = self
+            clone.begin("restore", self.file, "--disk", f"id=data,path={disk}", "--name", f"clone-{number}")
+            clones.append((clone, disk))
+        for number, (clone, _) in enumerate(clones):
+            self.assertEqual(clone.do("cat /tmp/word"), "before")
+            clone.do(f"echo clone-{number} >/tmp/word; dd if=/tmp/word of=/dev/vda conv=fsync 2>/dev/null")
+        for number, (clone, disk) in enumerate(clones):
+            self.assertEqual(clone.do("dd if=/dev/vda iflag=direct bs=512 count=1 2>/dev/null | head -n 1"), f"clone-{number}")
+            clone.quit()
+            self.assertTrue(disk.read_bytes().startswith(f"clone-{number}\n".encode()))
+        self.assertTrue((self.directory / "disk.img").read_bytes().startswith(b"before\n"))
+
+
+if __name__ == "__main__":
+    unittest.main()
