@@ -159,6 +159,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
 
   Machine(const Config& config, Timeline& timeline);
 
+  void on_precopied(Result<> copied);
+  void halt_for_snapshot();
   void capture_snapshot();
   void on_captured(Result<> captured);
   void on_devices_resumed();
@@ -249,6 +251,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   AfterSnapshot snapshot_then_ = AfterSnapshot::kResume;
   Result<> snapshot_result_;
   bool snapshot_waits_ = false;  // for the devices to stand still
+  bool snapshot_void_ = false;   // memory is another one than what was taken of it
   bool runs_after_snapshot_ = false;
   bool stop_after_snapshot_ = false;
   std::uint64_t snapshot_begun_ns_ = 0;

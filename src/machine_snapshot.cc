@@ -29,15 +29,41 @@ Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
                                             std::move(request.file),
                                             save_machine(config, directory_, memory_->regions())));
   snapshot_then_ = request.then;
+  snapshot_void_ = false;
   snapshot_done_ = std::move(done);
-  snapshot_begun_ns_ = monotonic_ns();
   runs_after_snapshot_ = state_ == MachineState::kRunning && request.then == AfterSnapshot::kResume;
+  if (runs_after_snapshot_) {
+    snapshot_->precopy({}, [this](Result<> copied) { on_precopied(std::move(copied)); });
+  } else {
+    halt_for_snapshot();
+  }
+  return {};
+}
+
+/// Most of memory is in the file.
+void Machine::on_precopied(Result<> copied) {
+  if (copied && state_ != MachineState::kRunning && state_ != MachineState::kPaused) {
+    copied = fail(ErrorCode::kConfig, fmt::format("the VM is {}", name_of(state_)));
+  }
+  if (copied && std::exchange(snapshot_void_, false)) {
+    copied = fail(ErrorCode::kConfig, "the guest asked for a reboot meanwhile");
+  }
+  if (!copied) {
+    snapshot_result_ = std::move(copied);
+    reactor_->post(snapshot_done_task_);
+    return;
+  }
+  runs_after_snapshot_ = state_ == MachineState::kRunning;  // somebody may have paused it
+  halt_for_snapshot();
+}
+
+void Machine::halt_for_snapshot() {
+  snapshot_begun_ns_ = monotonic_ns();
   pause([this] {
     set_state(MachineState::kSaving);
     snapshot_waits_ = true;
     devices_->quiesce(devices_quiet_task_);
   });
-  return {};
 }
 
 /// The devices stand still.

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
+#include "src/base/log.h"
 #include "src/memory/page_table.h"
 #include "src/uuid.h"
 
@@ -30,6 +31,7 @@ SnapshotJob::SnapshotJob(const Context& context, UniqueFd file, SavedMachine mac
       file_(std::move(file)),
       machine_(std::move(machine)),
       pages_(context.memory.size() / kImagePage) {
+  collect_job_.bind<SnapshotJob, &SnapshotJob::collect, &SnapshotJob::on_collected>(this);
   file_job_.bind<SnapshotJob, &SnapshotJob::write_file, &SnapshotJob::on_file_written>(this);
 }
 
@@ -47,14 +49,82 @@ Result<std::unique_ptr<SnapshotJob>> SnapshotJob::create(const Context& context,
   return job;
 }
 
+SnapshotJob::~SnapshotJob() {
+  if (logging_) {
+    context_.memory.stop_marking();
+    if (const Result<> stopped = context_.vm.stop_dirty_log(context_.memory); !stopped) {
+      log_warn("machine", "{}", stopped.error().message());  // it costs time, and nothing else
+    }
+  }
+}
+
+void SnapshotJob::precopy(const PrecopyLimits& limits, Done done) {
+  limits_ = limits;
+  logging_ = true;
+  done_ = std::move(done);
+  begin_round();
+}
+
 void SnapshotJob::capture(Done done) {
   facts_.created_ns = realtime_ns();
+  capturing_ = true;
+  done_ = std::move(done);
   if (Result<> saved = save_state(); !saved) {
-    done(std::move(saved));
+    end_step(std::move(saved));
     return;
   }
+  begin_round();
+}
+
+void SnapshotJob::begin_round() {
+  if (Result<> submitted = context_.offload.submit(context_.reactor, collect_job_); !submitted) {
+    on_collected(std::move(submitted));
+  }
+}
+
+/// Finds the pages of the round. On a thread of the pool.
+Result<> SnapshotJob::collect() {
+  if (!left_) {
+    pages_.clear();
+  }
+  if (rounds_ > 0) {
+    TRY(context_.vm.take_dirty_log(context_.memory, pages_));
+    context_.memory.take_marks(pages_);
+    return {};
+  }
+  if (logging_) {
+    // First the log, then the look: what comes to be in between is in both.
+    context_.memory.start_marking();
+    TRY(context_.vm.start_dirty_log(context_.memory));
+  }
   context_.memory.add_populated(context_.pagemap, pages_);
-  memory_->round(pages_, std::move(done));
+  return {};
+}
+
+void SnapshotJob::on_collected(Result<> result) {
+  if (!result) {
+    end_step(std::move(result));
+  } else if (!capturing_ && rounds_ > 0 &&
+             (pages_.count() <= limits_.pages || rounds_ == limits_.rounds)) {
+    left_ = true;
+    end_step({});
+  } else {
+    memory_->round(pages_, [this](Result<> written) { on_round(std::move(written)); });
+  }
+}
+
+void SnapshotJob::on_round(Result<> result) {
+  ++rounds_;
+  left_ = false;
+  if (!result || capturing_) {
+    end_step(std::move(result));
+  } else {
+    begin_round();
+  }
+}
+
+void SnapshotJob::end_step(Result<> result) {
+  std::exchange(done_, nullptr)(std::move(result));
 }
 
 Result<> SnapshotJob::save_state() {
@@ -91,7 +161,7 @@ Result<> SnapshotJob::write_file() {
 }
 
 void SnapshotJob::on_file_written(Result<> result) {
-  std::exchange(done_, nullptr)(std::move(result));
+  end_step(std::move(result));
 }
 
 }  // namespace vireo

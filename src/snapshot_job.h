@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One snapshot on its way into its file. First capture(), while the machine stands still; then it
-// may go on, and finish() makes the file whole.
+// One snapshot on its way into its file: precopy(), while the machine runs; capture(), while it
+// stands still; then it may go on, and finish() makes the file whole.
 //
 // On the reactor's thread; what takes long is done by the pool. It does not end before either.
 #pragma once
@@ -27,10 +27,10 @@ class SnapshotJob {
  public:
   /// Of the machine; all of it outlives the job.
   struct Context {
-    const KvmVm& vm;
+    KvmVm& vm;
     std::span<const int> vcpu_fds;
     const arch::CpuModel& cpu_model;
-    const GuestMemory& memory;
+    GuestMemory& memory;
     DeviceSet& devices;
     Reactor& reactor;
     Offload& offload;
@@ -43,8 +43,16 @@ class SnapshotJob {
                                                      SavedMachine machine);
   SnapshotJob(const SnapshotJob&) = delete;
   SnapshotJob& operator=(const SnapshotJob&) = delete;
-  ~SnapshotJob() = default;
+  ~SnapshotJob();
 
+  /// How far precopy() goes: until so few pages change during a round, or that many rounds were
+  /// made.
+  struct PrecopyLimits {
+    unsigned rounds = 8;
+    std::uint64_t pages = 1024;  ///< 4 MiB
+  };
+  /// Takes memory while the machine runs; what changes meanwhile is left to capture(). Not needed.
+  void precopy(const PrecopyLimits& limits, Done done);
   /// While vCPUs and devices stand still, until `done`.
   void capture(Done done);
   /// When that has succeeded. The file is on its disk at the end.
@@ -58,6 +66,11 @@ class SnapshotJob {
   SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine);
 
   Result<> save_state();
+  Result<> collect();
+  void on_collected(Result<> result);
+  void on_round(Result<> result);
+  void begin_round();
+  void end_step(Result<> result);
   Result<> write_file();
   void on_file_written(Result<> result);
 
@@ -69,7 +82,13 @@ class SnapshotJob {
   std::uint64_t memory_offset_ = 0;
   std::uint64_t data_bytes_ = 0;
   std::unique_ptr<MemorySave> memory_;
-  PageSet pages_;
+  PageSet pages_;  // of the round
+  PrecopyLimits limits_;
+  unsigned rounds_ = 0;
+  bool capturing_ = false;
+  bool left_ = false;     // pages_ is still to be written
+  bool logging_ = false;  // KVM notes what changes
+  OffloadJob collect_job_;
   OffloadJob file_job_;
   Done done_;
 };

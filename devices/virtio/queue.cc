@@ -106,6 +106,8 @@ std::unique_ptr<Queue> Queue::create(const QueueConfig& config, std::uint64_t fe
   queue->indirect_ = (features & feature_bit(VIRTIO_RING_F_INDIRECT_DESC)) != 0;
   queue->desc_table_ = *desc_table;
   queue->avail_entries_ = avail->subspan(kEntriesOffset, size * kAvailEntrySize);
+  queue->used_ring_ = config.used_ring;
+  queue->used_ring_bytes_ = used->size();
   queue->used_entries_ = used->subspan(kEntriesOffset, size * sizeof(UsedElement));
   queue->avail_flags_ = word(config.avail_ring, 0);
   queue->avail_idx_ = word(config.avail_ring, kIndexOffset);
@@ -234,6 +236,10 @@ void Queue::push_used(DescriptorChain chain, std::uint32_t written) {
       UsedElement{.id = chain.head_, .length = written});
   std::ranges::copy(element,
                     used_entries_.subspan(next_used_ % size_ * sizeof(UsedElement)).begin());
+  // All of it: one that failed may have been written to beyond what the driver is told.
+  for (const GuestBuffer& buffer : chain.writable()) {
+    memory_->mark_written(buffer.address, buffer.host.size());
+  }
   ++next_used_;
   --outstanding_;
   out_[chain.head_] = false;
@@ -245,6 +251,7 @@ void Queue::push_used(DescriptorChain chain, std::uint32_t written) {
 void Queue::publish() {
   // Release: the driver sees the elements, and the bytes of the buffers, before the index.
   store(used_idx_, next_used_, std::memory_order_release);
+  mark_ring();
 }
 
 bool Queue::needs_interrupt() {
@@ -266,6 +273,7 @@ void Queue::disarm() {
   } else {
     store(used_flags_, VRING_USED_F_NO_NOTIFY, std::memory_order_relaxed);
   }
+  mark_ring();
 }
 
 bool Queue::has_more() const {
@@ -278,6 +286,7 @@ bool Queue::rearm() {
   } else {
     store(used_flags_, 0, std::memory_order_relaxed);
   }
+  mark_ring();
   full_fence();
   return has_more();
 }

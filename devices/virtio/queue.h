@@ -102,6 +102,7 @@ class Queue {
 
   bool look_for_more();
   bool walk(DescriptorChain& chain) const;
+  void mark_ring() const { memory_->mark_written(used_ring_, used_ring_bytes_); }
 
   const GuestMemory* memory_ = nullptr;
   std::uint16_t size_ = 0;
@@ -111,6 +112,8 @@ class Queue {
   std::span<const std::byte> desc_table_;
   std::span<const std::byte> avail_entries_;
   std::span<std::byte> used_entries_;
+  GuestAddress used_ring_;  // all that the device writes of the rings
+  std::uint64_t used_ring_bytes_ = 0;
   std::uint16_t* avail_flags_ = nullptr;
   std::uint16_t* avail_idx_ = nullptr;
   std::uint16_t* used_event_ = nullptr;

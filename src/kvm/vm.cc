@@ -15,6 +15,8 @@ namespace vireo {
 
 namespace {
 
+constexpr std::uint64_t kPage = 4096;
+
 /// An input of the IOAPIC, raised and lowered again.
 class LineInterrupt final : public Interrupt {
  public:
@@ -129,10 +131,10 @@ Result<> KvmVm::unmap(GuestAddress address) {
 
 /// None of a slot that is there: it goes.
 Result<> KvmVm::set_slot(std::uint32_t slot, GuestAddress address, std::span<std::byte> host,
-                         std::string_view what) {
+                         std::string_view what, std::uint32_t flags) {
   const kvm_userspace_memory_region argument = {
       .slot = slot,
-      .flags = 0,
+      .flags = flags,
       .guest_phys_addr = address.value(),
       .memory_size = host.size(),
       .userspace_addr = reinterpret_cast<std::uint64_t>(host.data()),
@@ -140,6 +142,56 @@ Result<> KvmVm::set_slot(std::uint32_t slot, GuestAddress address, std::span<std
   TRY(try_ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &argument,
                 fmt::format("{}: KVM refuses a slot of {} KiB at {:#x}", what, host.size() >> 10,
                             address.value())));
+  return {};
+}
+
+Result<> KvmVm::start_dirty_log(const GuestMemory& memory) {
+  // Pages are protected when their notes are taken, not all at once when the log begins.
+  kvm_enable_cap capability = {};
+  capability.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2;
+  capability.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+  if (Result<int> enabled =
+          try_ioctl(vm_.get(), KVM_ENABLE_CAP, &capability, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+      !enabled) {
+    return fail(ErrorCode::kNoKvm, enabled.error().message());
+  }
+  std::uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    TRY(set_slot(slot++, region.range.start(), region.host, "the log of changed pages",
+                 KVM_MEM_LOG_DIRTY_PAGES));
+  }
+  PageSet all(memory.size() / kPage);
+  return take_dirty_log(memory, all);
+}
+
+Result<> KvmVm::stop_dirty_log(const GuestMemory& memory) {
+  std::uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    TRY(set_slot(slot++, region.range.start(), region.host, "the log of changed pages"));
+  }
+  return {};
+}
+
+Result<> KvmVm::take_dirty_log(const GuestMemory& memory, PageSet& pages) {
+  std::uint32_t slot = 0;
+  std::size_t first = 0;  // word of the region
+  for (const GuestMemory::Region& region : memory.regions()) {
+    const std::uint64_t count = region.host.size() / kPage;
+    CHECK(count % PageSet::kBits == 0);
+    std::vector<std::uint64_t> words(count / PageSet::kBits);
+    kvm_dirty_log log = {};
+    log.slot = slot;
+    log.dirty_bitmap = words.data();
+    TRY(try_ioctl(vm_.get(), KVM_GET_DIRTY_LOG, &log, "KVM_GET_DIRTY_LOG"));
+    kvm_clear_dirty_log clear = {};
+    clear.slot = slot++;
+    clear.num_pages = static_cast<std::uint32_t>(count);
+    clear.dirty_bitmap = words.data();
+    TRY(try_ioctl(vm_.get(), KVM_CLEAR_DIRTY_LOG, &clear, "KVM_CLEAR_DIRTY_LOG"));
+    for (const std::uint64_t word : words) {
+      pages.words()[first++] |= word;
+    }
+  }
   return {};
 }
 

@@ -44,6 +44,13 @@ class KvmVm {
   /// Ends what map() has done at `address`. Any thread.
   Result<> unmap(GuestAddress address);
 
+  /// Has KVM note from here on which pages of `memory`, which was added, its guest writes; or no
+  /// longer. What was noted before is forgotten. Any thread, one at a time. Errors: kNoKvm.
+  Result<> start_dirty_log(const GuestMemory& memory);
+  Result<> stop_dirty_log(const GuestMemory& memory);
+  /// Adds what was noted to `pages`, and begins anew. As start_dirty_log().
+  Result<> take_dirty_log(const GuestMemory& memory, PageSet& pages);
+
   /// An edge on global system interrupt `gsi`, by KVM_IRQ_LINE; after the irqchip exists. The
   /// object must not outlive this one. For devices that interrupt rarely: an irqfd saves one system
   /// call for each edge, and costs milliseconds when the VM ends (each waits for grace periods of
@@ -88,7 +95,7 @@ class KvmVm {
   KvmVm() = default;
 
   Result<> set_slot(std::uint32_t slot, GuestAddress address, std::span<std::byte> host,
-                    std::string_view what);
+                    std::string_view what, std::uint32_t flags = 0);
   Result<> change_ioeventfd(GuestAddress address, unsigned width,
                             std::optional<std::uint32_t> value, int fd, std::uint32_t flags);
 

@@ -20,6 +20,7 @@ namespace vireo {
 
 namespace {
 
+constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t k2MiB = std::uint64_t{2} << 20;
 constexpr std::uint64_t k1GiB = std::uint64_t{1} << 30;
 
@@ -207,6 +208,7 @@ bool GuestMemory::write(GuestAddress address, std::span<const std::byte> bytes) 
     return false;
   }
   std::memcpy(target->data(), bytes.data(), bytes.size());
+  mark_written(address, bytes.size());
   return true;
 }
 
@@ -248,8 +250,39 @@ std::uint64_t GuestMemory::resident_pages() const {
   return count;
 }
 
+void GuestMemory::start_marking() {
+  const std::size_t words = PageSet(size() / kPage).words().size();
+  if (!marks_) {
+    marks_ = std::make_unique<std::atomic<std::uint64_t>[]>(words);
+  }
+  for (std::size_t i = 0; i < words; ++i) {
+    marks_[i].store(0, std::memory_order_relaxed);
+  }
+  marking_.store(true, std::memory_order_release);
+}
+
+void GuestMemory::mark(GuestAddress address, std::uint64_t size) const {
+  std::uint64_t first = 0;  // page of the region
+  for (const Region& region : regions_) {
+    if (size > 0 && address >= region.range.start() && address < region.range.end()) {
+      const std::uint64_t offset = address.value() - region.range.start().value();
+      for (std::uint64_t page = first + offset / kPage; page <= first + (offset + size - 1) / kPage;
+           ++page) {
+        marks_[page / PageSet::kBits].fetch_or(std::uint64_t{1} << (page % PageSet::kBits),
+                                               std::memory_order_release);
+      }
+    }
+    first += region.host.size() / kPage;
+  }
+}
+
+void GuestMemory::take_marks(PageSet& pages) {
+  for (std::size_t i = 0; i < pages.words().size(); ++i) {
+    pages.words()[i] |= marks_[i].exchange(0, std::memory_order_acquire);
+  }
+}
+
 void GuestMemory::add_populated(int pagemap, PageSet& pages) const {
-  constexpr std::uint64_t kPage = 4096;
   // Documentation/admin-guide/mm/pagemap.rst: swapped, present.
   constexpr std::uint64_t kPopulated = std::uint64_t{1} << 62 | std::uint64_t{1} << 63;
   // What is shared may be there without being mapped here.

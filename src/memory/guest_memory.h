@@ -9,6 +9,7 @@
 // mistake, so it is an empty optional or false, never an Error.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -90,6 +91,20 @@ class GuestMemory {
   /// written stays here. Before it is a memory slot. Errors: kSystem.
   Result<> map_file(std::span<std::byte> bytes, int fd, std::uint64_t offset);
 
+  /// From here on mark_written() marks; what was marked before is forgotten. Main thread.
+  void start_marking();
+  void stop_marking() { marking_.store(false, std::memory_order_release); }
+  /// To be told when bytes were written by anybody but the guest and KVM, which has a log of these:
+  /// by us, or by the kernel for us. After the write, and before anybody takes it for finished. Any
+  /// thread.
+  void mark_written(GuestAddress address, std::uint64_t size) const {
+    if (marking_.load(std::memory_order_acquire)) {
+      mark(address, size);
+    }
+  }
+  /// Adds the pages that were marked to `pages`, and unmarks them. Any thread, one at a time.
+  void take_marks(PageSet& pages);
+
   /// Makes all of it read as zeros again, and gives its pages back where they are not reserved
   /// ones (huge pages, prefaulted). While nothing uses it.
   Result<> clear();
@@ -109,8 +124,13 @@ class GuestMemory {
  private:
   GuestMemory() = default;
 
+  void mark(GuestAddress address, std::uint64_t size) const;
+
   std::vector<Mapping> mappings_;
   std::vector<Region> regions_;
+  std::atomic<bool> marking_ = false;
+  // As PageSet has its words; made at the first start_marking(), and kept.
+  std::unique_ptr<std::atomic<std::uint64_t>[]> marks_;
   GuestMemoryConfig config_;
   std::vector<std::span<std::byte>> file_parts_;  // read as a file does where nobody has written
 };

@@ -145,6 +145,11 @@ inline constexpr auto kRules = std::to_array<Rule>({
     any(kOffload, "pwrite64"),
     any(kOffload, "ftruncate"),
     any(kOffload, "fsync"),
+    any(kOffload, "pread64"),
+    ioctl(kOffload, KVM_ENABLE_CAP),
+    ioctl(kOffload | kMain, KVM_SET_USER_MEMORY_REGION),
+    ioctl(kOffload, KVM_GET_DIRTY_LOG),
+    ioctl(kOffload, KVM_CLEAR_DIRTY_LOG),
 
     // What a snapshot asks of KVM.
     ioctl(kMain, KVM_CHECK_EXTENSION),

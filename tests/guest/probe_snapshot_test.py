@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
@@ -108,6 +109,35 @@ class Snapshots(HoldTest):
             self.checks = 1
             self.check()
             self.quit()
+
+    def test_memory_that_changes_while_it_is_saved(self):
+        """Each check writes all of it anew: what is restored is of one moment."""
+        self.start(f"{LONG} memory=24")
+        stop = threading.Event()
+
+        def work():
+            while not stop.is_set():
+                self.check()
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            for number in range(6):
+                time.sleep(0.07 * number)
+                self.control("snapshot", self.directory / f"{number}.vsnap")
+        finally:
+            stop.set()
+            worker.join()
+        self.quit()
+        for number in range(6):
+            self.begin("restore", self.directory / f"{number}.vsnap")
+            # It may have been in a check, whose end comes first.
+            self.process.stdin.write(b"cc")
+            self.process.stdin.flush()
+            for _ in range(2):
+                lines = self.lines_to(r"probe: hold=\d+")
+            self.checked(lines[-30:])
+            self.process.kill()
+            self.process.communicate()
 
     def test_it_is_as_described(self):
         self.start(f"{LONG} memory=8", "--rng")

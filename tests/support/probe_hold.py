@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The probe's test "hold": a guest that knows what it holds, and says whether it still does."""
 import pathlib
+import re
 import tempfile
+import time
 import unittest
 
 from vireo_process import PROBE, reap, run, start
@@ -27,21 +29,26 @@ class HoldTest(unittest.TestCase):
     def begin(self, *arguments):
         self.process = start(*arguments, "--control", self.socket)
         self.addCleanup(reap, self.process)
+        while not self.socket.exists() and self.process.poll() is None:
+            time.sleep(0.01)
 
-    def lines_to(self, last):
-        lines = []
-        while last not in lines:
+    def lines_to(self, pattern):
+        """What the guest says up to a line that matches."""
+        lines = [""]
+        while not re.fullmatch(pattern, lines[-1]):
             line = self.process.stdout.readline().decode()
             self.assertTrue(line, (lines, self.process.poll()))
             lines.append(line.strip())
-        return lines
+        return lines[1:]
 
     def check(self):
         """{name: text} of the lines "probe: hold_name=text"; what can be wrong is right."""
         self.process.stdin.write(b"c")
         self.process.stdin.flush()
         self.checks += 1
-        lines = self.lines_to(f"probe: hold={self.checks}")
+        return self.checked(self.lines_to(f"probe: hold={self.checks}"))
+
+    def checked(self, lines):
         found = dict(line.removeprefix("probe: hold_").split("=") for line in lines[:-1])
         for name in ALWAYS:
             self.assertEqual(found[name], "ok", lines)
