@@ -175,6 +175,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> create_vcpus();
   Result<> setup_vcpus();
   Result<> restore_state(const RestoreSource& source);
+  Result<> check_disks_of(const RestoreSource& source) const;
   Result<> restore_devices();
   bool counts_exits() const;
   arch::CpuConfig cpu_config() const;

@@ -19,6 +19,7 @@
 #include "src/machine.h"
 #include "src/memory/bus_error.h"
 #include "src/memory/memory_image.h"
+#include "src/saved_disks.h"
 #include "src/uuid.h"
 
 namespace vireo {
@@ -94,6 +95,9 @@ Result<std::unique_ptr<Machine>> Machine::restore(const Config& config, RestoreS
   machine->restored_ = true;
   TRY(machine->limits_.apply(config.limits));
   TRY(machine->open_inputs());
+  if (Result<> same = machine->check_disks_of(source); !same) {
+    return std::unexpected(std::move(same).error().context(source.path));
+  }
   TRY(machine->create_vm(&source));
   TRY(machine->create_devices());
   TRY(machine->create_vcpus());
@@ -262,11 +266,18 @@ Result<> Machine::setup_vcpus() {
   return setup_boot_vcpu(entry);
 }
 
+Result<> Machine::check_disks_of(const RestoreSource& source) const {
+  TRY_ASSIGN(SnapshotReader reader, SnapshotReader::create(source.snapshot.sections()));
+  TRY_ASSIGN(const SavedDisks saved, reader.take<SavedDisks>(0));
+  return check_disks(saved, disks_, source.accepted_disks);
+}
+
 /// All as it was when the machine was saved: KVM's state before that of the devices, which may
 /// interrupt.
 Result<> Machine::restore_state(const RestoreSource& source) {
   TRY_ASSIGN(SnapshotReader reader, SnapshotReader::create(source.snapshot.sections()));
   TRY(reader.take<SavedMachine>(0));
+  TRY(reader.take<SavedDisks>(0));
   TRY_ASSIGN(cpu_model_, arch::restore_cpu_model(*vm_, cpu_config(), reader));
   if (config_.machine.on_reboot == OnReboot::kRestart) {
     for (std::size_t index = 0; index < vcpus_.size(); ++index) {

@@ -4,6 +4,7 @@
 
 #include "src/base/log.h"
 #include "src/machine.h"
+#include "src/saved_disks.h"
 
 namespace vireo {
 
@@ -90,6 +91,9 @@ void Machine::on_devices_resumed() {
   set_state(MachineState::kPaused);
   if (!snapshot_result_) {
     runs_after_snapshot_ = runs_after_snapshot_ || snapshot_then_ != AfterSnapshot::kPause;
+  }
+  if (snapshot_result_ && snapshot_then_ == AfterSnapshot::kResume) {
+    advance_generation(written_disks(devices_->disks()));
   }
   if (!pause_waiters_.empty()) {
     on_vcpu_paused();  // somebody has asked for it meanwhile

@@ -15,6 +15,7 @@
 #include "src/config_value.h"
 #include "src/manual/commands.h"
 #include "src/manual/verbs.h"
+#include "src/option_words.h"
 
 namespace vireo {
 
@@ -207,6 +208,7 @@ Result<Invocation> parse_restore(const manual::Command& command,
   }
   RestoreCommand& restore = invocation.restore;
   restore.snapshot = parsed.file;
+  std::string stale;
   for (std::size_t i = 0; i < parsed.options.size(); ++i) {
     const manual::Option& option = parsed.options[i];
     const ParsedOptions::Value& value = parsed.values[i];
@@ -214,7 +216,7 @@ Result<Invocation> parse_restore(const manual::Command& command,
       continue;
     }
     if (option.key == nullptr) {
-      restore.memory = value.text;
+      (std::string_view(option.name) == "--memory" ? restore.memory : stale) = value.text;
       continue;
     }
     std::vector<std::string> texts = value.list;
@@ -224,6 +226,11 @@ Result<Invocation> parse_restore(const manual::Command& command,
     for (std::string& text : texts) {
       restore.changes.push_back(
           {.option = option.name, .key = option.key, .text = std::move(text)});
+    }
+  }
+  if (!stale.empty()) {
+    for (const OptionWord& word : split_option_words(stale)) {
+      restore.stale_disks.push_back(word.key);
     }
   }
   if (!restore.memory.empty() && restore.memory != "map" && restore.memory != "copy") {

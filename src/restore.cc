@@ -123,6 +123,29 @@ Result<> refuse_forgotten(Config& config) {
       });
 }
 
+/// Those that the command line names: at another place, or as they are.
+Result<> accept_disks(const Config& config, const RestoreCommand& command, RestoreSource& source) {
+  for (const std::string& id : command.stale_disks) {
+    if (std::ranges::find(config.disks, id, &DiskConfig::id) == config.disks.end() &&
+        std::ranges::find(config.volumes, id, &VolumeConfig::id) == config.volumes.end()) {
+      return fail(ErrorCode::kUsage,
+                  fmt::format("--stale-disk: {}: the snapshot has no such disk", quoted(id)));
+    }
+    source.accepted_disks.push_back(id);
+  }
+  for (const RestoreCommand::Change& change : command.changes) {
+    const std::vector<OptionWord> words = split_option_words(change.text);
+    const auto has = [&words](std::string_view key) {
+      return std::ranges::find(words, key, &OptionWord::key) != words.end();
+    };
+    if ((change.key == "disk" || change.key == "volume") && (has("path") || has("overlay"))) {
+      TRY_ASSIGN(std::string id, id_of(change));
+      source.accepted_disks.push_back(std::move(id));
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<RestoreSource> open_snapshot(const RestoreCommand& command) {
@@ -168,6 +191,7 @@ Result<Config> restored_config(RestoreSource& source, const RestoreCommand& comm
   if (Result<> same = check_memory_map(*machine, *config); !same) {
     return in_file(source, std::move(same).error());
   }
+  TRY(accept_disks(*config, command, source));
   TRY(refuse_forgotten(*config));
   TRY(validate(*config));
   const bool reserved =

@@ -29,6 +29,7 @@ struct RestoreCommand {
   std::string snapshot;
   std::string memory;  ///< "map", "copy", or empty: as the machine's memory wants it
   std::vector<Change> changes;
+  std::vector<std::string> stale_disks;  ///< ids of those that are taken as they are
 };
 
 struct RestoreSource {
@@ -36,6 +37,7 @@ struct RestoreSource {
   UniqueFd file;
   SnapshotFile snapshot;
   MemoryMode memory = MemoryMode::kMap;
+  std::vector<std::string> accepted_disks;  ///< ids: they need not be as they were
 };
 
 /// Opens the file, and reads all of it but memory. Errors begin with its path: kMissingInput,

@@ -11,6 +11,7 @@
 #include "arch/arch.h"
 #include "src/base/log.h"
 #include "src/memory/page_table.h"
+#include "src/saved_disks.h"
 #include "src/uuid.h"
 
 namespace vireo {
@@ -129,6 +130,8 @@ void SnapshotJob::end_step(Result<> result) {
 
 Result<> SnapshotJob::save_state() {
   writer_.add(0, std::move(machine_));
+  TRY_ASSIGN(SavedDisks disks, save_disks(written_disks(context_.devices.disks())));
+  writer_.add(0, std::move(disks));
   context_.devices.save(writer_);
   // After the devices: those that were draining may have raised interrupts.
   return arch::save_kvm_state(context_.vm, context_.vcpu_fds, context_.cpu_model, writer_);

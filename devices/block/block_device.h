@@ -45,6 +45,7 @@ class BlockDevice final : public VirtioDevice {
                    std::span<const std::byte> config) override;
 
   const std::string& id() const { return shared_.id; }
+  bool readonly() const { return shared_.rules.readonly; }
   Disk& disk() { return *shared_.disk; }
   const Disk& disk() const { return *shared_.disk; }
   BlockChange& change() { return change_; }

@@ -125,6 +125,8 @@ class Disk {
   /// Whether it holds back what a last flush would write, for want of which it would be lost with
   /// this process.
   virtual bool wants_flush() const { return false; }
+  /// The descriptor of the file that its writes go to.
+  virtual int written_file() const = 0;
   /// A flush failed: what was written before it may be gone, and the kernel tells so but once. No
   /// flush succeeds any more. Any thread.
   bool flush_failed() const { return flush_failed_.load(std::memory_order_relaxed); }

@@ -27,6 +27,7 @@ class OverlayDisk final : public Disk {
   Result<> check_growth(std::uint64_t bytes) const override;
   const BlockLimits& limits() const override { return limits_; }
   bool one_reactor() const override { return true; }
+  int written_file() const override { return overlay_.file.fd.get(); }
   bool wants_flush() const override { return overlay_.map.changed(); }
 
  protected:

@@ -17,6 +17,7 @@ class RawDisk final : public Disk {
   Result<> measure() override;
   Result<> check_growth(std::uint64_t bytes) const override;
   const BlockLimits& limits() const override { return file_.limits; }
+  int written_file() const override { return file_.fd.get(); }
 
  protected:
   void begin(DiskOp& op, Ring& ring) override;

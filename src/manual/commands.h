@@ -183,6 +183,9 @@ inline constexpr auto kRunOptions = std::to_array<Option>({
      .key = "process.boot_timer"},
 });
 inline constexpr auto kRestoreOptions = std::to_array<Option>({
+    {.name = "--stale-disk",
+     .value = "ID,...",
+     .help = "disks that are taken as they are, though they have moved on since"},
     {.name = "--memory",
      .value = "map|copy",
      .help = "map: pages are read from the file when they are touched; copy: all are read first",

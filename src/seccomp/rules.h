@@ -151,6 +151,10 @@ inline constexpr auto kRules = std::to_array<Rule>({
     ioctl(kOffload, KVM_GET_DIRTY_LOG),
     ioctl(kOffload, KVM_CLEAR_DIRTY_LOG),
 
+    any(kMain, "fgetxattr"),
+    any(kMain, "fsetxattr"),
+    rare("a disk on a file system without attributes", any(kMain, "utimensat")),
+
     // What a snapshot asks of KVM.
     ioctl(kMain, KVM_CHECK_EXTENSION),
     ioctl(kMain, KVM_GET_MSR_INDEX_LIST),

@@ -173,6 +173,7 @@ class SlowDisk final : public Disk {
   std::uint64_t size() const override { return kSize; }
   Result<> check_growth(std::uint64_t /*bytes*/) const override { return {}; }
   const BlockLimits& limits() const override { return limits_; }
+  int written_file() const override { return -1; }
 
   /// Ends what is on it.
   void let_end(FakeGuest& guest) {

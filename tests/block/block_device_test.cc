@@ -250,6 +250,7 @@ class RecordingDisk final : public Disk {
   std::uint64_t size() const override { return kImageSize; }
   Result<> check_growth(std::uint64_t /*bytes*/) const override { return {}; }
   const BlockLimits& limits() const override { return limits_; }
+  int written_file() const override { return -1; }
 
   Kinds asked;
   DiskOp::Kind failing = DiskOp::Kind::kRead;

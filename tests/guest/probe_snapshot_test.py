@@ -162,6 +162,50 @@ class Snapshots(HoldTest):
         self.control("snapshot", self.file)
         read_by_its_description(self.file)
 
+    def test_a_disk_that_moved_on_is_refused(self):
+        image = self.directory / "data.img"
+        image.write_bytes(b"a" * (1 << 20))
+        self.start(LONG, "--disk", f"id=data,path={image}")
+        ended = run("ctl", self.socket, "snapshot", self.file)
+        self.assertEqual(ended.status, REFUSED, ended)
+        self.assertIn("disks: missing", ended.errors)
+
+        def refused(text, *options):
+            ended = run("restore", self.file, *options)
+            self.assertEqual(ended.status, DAMAGED, ended)
+            for part in (f'disk "data" {text}', "--disk id=data,path=", "go back", "--stale-disk data", str(self.file)):
+                self.assertIn(part, ended.errors)
+
+        def goes_on(*options):
+            self.begin("restore", self.file, *options)
+            self.control("kill")
+            self.process.communicate()
+
+        # The VM goes on with the disk: it may write at once.
+        self.control("snapshot", self.file, "--disks", "none")
+        self.control("snapshot", self.directory / "last.vsnap", "--then", "stop")
+        self.process.communicate()
+        refused("was written to")
+        goes_on("--stale-disk", "data")
+        copy = self.directory / "copy.img"
+        copy.write_bytes(image.read_bytes())
+        goes_on("--disk", f"id=data,path={copy}")
+
+        self.file = self.directory / "last.vsnap"
+        for _ in range(2):
+            goes_on()
+        with open(image, "r+b") as file:
+            file.write(b"b")
+        refused("was written to")
+        os.truncate(image, 2 << 20)
+        refused("has another size")
+        image.unlink()
+        copy.rename(image)
+        refused("is another file")
+        goes_on("--stale-disk", "data")
+        ended = run("restore", self.file, "--stale-disk", "other")
+        self.assertEqual(ended.status, USAGE, ended)
+
     def test_a_file_that_is_no_whole_snapshot_is_refused(self):
         self.start(LONG)
         self.control("snapshot", self.file, "--then", "stop")

@@ -21,7 +21,8 @@ SUITES = (("program/control_test.py",), ("program/supervise_test.py",),
           ("program/drive_test.py", "Drive.test_a_disk_grows", "Drive.test_what_is_left_is_whole_and_free_and_what_comes_is_locked",
            "Allowed.test_a_file_by_its_path"),
           ("guest/probe_guest_test.py",),
-          ("guest/probe_snapshot_test.py", "Snapshots.test_the_guest_goes_on_after_its_snapshot"))
+          ("guest/probe_snapshot_test.py", "Snapshots.test_the_guest_goes_on_after_its_snapshot",
+           "Snapshots.test_a_disk_that_moved_on_is_refused"))
 MAIN, VCPU, START = 1, 2, 4
 LINE = re.compile(r"(\d+) +(\w+)\((.*)")
 
