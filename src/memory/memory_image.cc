@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -189,16 +190,56 @@ struct Area {
   std::uint64_t place = 0;
 };
 
+/// The places that pages of data have.
+class TakenPlaces {
+ public:
+  explicit TakenPlaces(std::span<const PageRun> runs) {
+    std::vector<Piece> pieces;
+    for (const PageRun& run : runs) {
+      if (run.kind == PageKind::kData) {
+        pieces.push_back({.first = run.position, .end = run.position + run.count});
+      }
+    }
+    // As they are where one round took all.
+    if (!std::ranges::is_sorted(pieces, {}, &Piece::first)) {
+      std::ranges::sort(pieces, {}, &Piece::first);
+    }
+    for (const Piece& piece : pieces) {
+      if (!pieces_.empty() && piece.first <= pieces_.back().end) {
+        pieces_.back().end = std::max(pieces_.back().end, piece.end);
+      } else {
+        pieces_.push_back(piece);
+      }
+    }
+  }
+
+  bool none_in(std::uint64_t first, std::uint64_t end) const {
+    const auto behind = std::ranges::lower_bound(pieces_, end, {}, &Piece::first);
+    return behind == pieces_.begin() || std::prev(behind)->end <= first;
+  }
+
+ private:
+  struct Piece {
+    std::uint64_t first = 0;
+    std::uint64_t end = 0;
+  };
+
+  std::vector<Piece> pieces_;  // ascending, with room between them
+};
+
 std::vector<Area> areas_of(std::span<const PageRun> runs) {
+  const TakenPlaces taken(runs);
   std::vector<Area> areas;
   std::uint64_t page = 0;
   bool zeros_only = false;  // between the last area and here
   for (const PageRun& run : runs) {
     if (run.kind == PageKind::kData) {
       Area* const last = areas.empty() ? nullptr : &areas.back();
+      // Places between may be those of other pages, which a later round has not put beside them.
       if (last != nullptr && zeros_only && run.position >= last->place &&
           run.position - last->place == page - last->page &&
-          page - last->page - last->count < kSqueezedPages) {
+          page - last->page - last->count < kSqueezedPages &&
+          taken.none_in(last->place + last->count, run.position)) {
         last->count = page - last->page + run.count;
       } else {
         areas.push_back({.page = page, .count = run.count, .place = run.position});
