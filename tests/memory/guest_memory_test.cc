@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/memory/guest_memory.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
 #include <string>
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -110,6 +113,156 @@ TEST_CASE("guest memory: huge pages that are not to be had are named") {
   const auto refused = GuestMemory::create(odd, {.huge_pages = HugePages::k2M});
   REQUIRE_FALSE(refused.has_value());
   CHECK(refused.error().code() == ErrorCode::kConfig);
+}
+
+constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kFirstPages = 10 * kMiB / kPage + 7;
+
+/// More pages than are asked for at a time, and an end within a word of a set.
+std::unique_ptr<GuestMemory> odd_regions(const GuestMemoryConfig& config = {}) {
+  const std::array ranges = {range(0, kFirstPages * kPage),
+                             range(std::uint64_t{4} << 30, 20 * kMiB)};
+  auto memory = GuestMemory::create(ranges, config);
+  REQUIRE(memory.has_value());
+  return std::move(*memory);
+}
+
+std::set<std::uint64_t> populated(const GuestMemory& memory, int pagemap) {
+  PageSet pages(memory.size() / kPage);
+  memory.add_populated(pagemap, pages);
+  std::set<std::uint64_t> numbers;
+  pages.for_each(0, pages.pages(), [&numbers](std::uint64_t page) { numbers.insert(page); });
+  return numbers;
+}
+
+/// So many pages that hold their number, from 1 on.
+UniqueFd numbered_file(std::size_t pages) {
+  UniqueFd file(::memfd_create("numbered", MFD_CLOEXEC));
+  for (std::size_t page = 0; page < pages; ++page) {
+    const std::array<std::uint64_t, kPage / 8> words = {page + 1};
+    REQUIRE(::pwrite(file.get(), words.data(), kPage, static_cast<off_t>(page * kPage)) ==
+            static_cast<ssize_t>(kPage));
+  }
+  return file;
+}
+
+std::uint64_t number_at(std::span<const std::byte> bytes, std::size_t page) {
+  std::uint64_t number = 0;
+  std::memcpy(&number, &bytes[page * kPage], sizeof(number));
+  return number;
+}
+
+TEST_CASE("guest memory: what may hold something is what was touched, by /proc/self/pagemap") {
+  const UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  REQUIRE(pagemap);
+  const auto memory = odd_regions();
+  CHECK(populated(*memory, pagemap.get()).empty());
+  const std::span<std::byte> low = memory->regions()[0].host;
+  const std::span<std::byte> high = memory->regions()[1].host;
+  low[0] = low[5 * kPage + 4095] = low[(kFirstPages - 1) * kPage] = std::byte{1};
+  high[0] = high[4095 * kPage] = high[4096 * kPage] = high[high.size() - 1] = std::byte{1};
+  const std::set<std::uint64_t> wanted = {0,
+                                          5,
+                                          kFirstPages - 1,
+                                          kFirstPages,
+                                          kFirstPages + 4095,
+                                          kFirstPages + 4096,
+                                          kFirstPages + 5119};
+  CHECK(populated(*memory, pagemap.get()) == wanted);
+
+  // Added to what is there already.
+  PageSet pages(memory->size() / kPage);
+  pages.add(77);
+  memory->add_populated(pagemap.get(), pages);
+  CHECK(pages.count() == wanted.size() + 1);
+
+  REQUIRE(memory->clear());
+  CHECK(populated(*memory, pagemap.get()).empty());
+}
+
+TEST_CASE("guest memory: all may hold something where nobody tells, or others have it too") {
+  const UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  const UniqueFd empty(::memfd_create("empty", MFD_CLOEXEC));
+  const auto memory = odd_regions();
+  const std::size_t all = memory->size() / kPage;
+  CHECK(populated(*memory, -1).size() == all);
+  CHECK(populated(*memory, empty.get()).size() == all);
+  CHECK(populated(*odd_regions({.shared = true}), pagemap.get()).size() == all);
+}
+
+TEST_CASE("guest memory: a mapped file is read as it is, and never written") {
+  const UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  const UniqueFd file = numbered_file(9);
+  const auto memory = odd_regions();
+  const std::span<std::byte> low = memory->regions()[0].host;
+  const std::span<std::byte> high = memory->regions()[1].host;
+  REQUIRE(memory->map_file(low.subspan((kFirstPages - 2) * kPage, 2 * kPage), file.get(), kPage));
+  REQUIRE(memory->map_file(high.subspan(4094 * kPage, 4 * kPage), file.get(), 5 * kPage));
+  // All of it, though none is touched: it is no zeros.
+  std::set<std::uint64_t> wanted = {kFirstPages - 2,    kFirstPages - 1,    kFirstPages + 4094,
+                                    kFirstPages + 4095, kFirstPages + 4096, kFirstPages + 4097};
+  CHECK(populated(*memory, pagemap.get()) == wanted);
+  CHECK(number_at(low, kFirstPages - 2) == 2);
+  CHECK(number_at(low, kFirstPages - 1) == 3);
+  CHECK(number_at(high, 4094) == 6);
+  CHECK(number_at(high, 4097) == 9);
+
+  for (const GuestMemory::Region& region : memory->regions()) {
+    std::ranges::fill(region.host, std::byte{0xff});
+  }
+  std::array<std::byte, 9 * kPage> content = {};
+  REQUIRE(::pread(file.get(), content.data(), content.size(), 0) ==
+          static_cast<ssize_t>(content.size()));
+  for (std::size_t page = 0; page < 9; ++page) {
+    CHECK(number_at(content, page) == page + 1);
+  }
+}
+
+TEST_CASE("guest memory: cleared, all of it reads as zeros, and the file stays") {
+  const auto config = GENERATE(GuestMemoryConfig{}, GuestMemoryConfig{.shared = true},
+                               GuestMemoryConfig{.prefault = true});
+  const bool mapped = GENERATE(false, true);
+  const UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  const UniqueFd file = numbered_file(4);
+  const auto memory = odd_regions(config);
+  const std::span<std::byte> low = memory->regions()[0].host;
+  if (mapped) {
+    REQUIRE(memory->map_file(low.subspan(8 * kPage, 4 * kPage), file.get(), 0));
+  }
+  low[0] = low[9 * kPage + 8] = low[kPage * 500] = std::byte{1};
+  memory->regions()[1].host.back() = std::byte{1};
+  REQUIRE(memory->clear());
+  for (const GuestMemory::Region& region : memory->regions()) {
+    CHECK(number_at(region.host, 0) == 0);
+    CHECK(std::memcmp(region.host.data(), region.host.data() + 8, region.host.size() - 8) == 0);
+    CHECK(reinterpret_cast<std::uint64_t>(region.host.data()) % (2 * kMiB) ==
+          region.range.start().value() % (2 * kMiB));
+  }
+  std::array<std::byte, 4 * kPage> content = {};
+  REQUIRE(::pread(file.get(), content.data(), content.size(), 0) ==
+          static_cast<ssize_t>(content.size()));
+  CHECK(number_at(content, 1) == 2);
+
+  // It is memory again: what is written stays, and the file has no part in it.
+  low[8 * kPage] = std::byte{5};
+  CHECK(number_at(low, 8) == 5);
+  REQUIRE(memory->clear());
+  if (!config.shared && !config.prefault) {
+    CHECK(populated(*memory, pagemap.get()).empty());
+  }
+  CHECK(number_at(low, 8) == 0);
+}
+
+TEST_CASE("guest memory: what cannot be mapped is an error, and the memory as it was") {
+  const UniqueFd file = numbered_file(1);
+  const auto memory = two_regions();
+  const std::span<std::byte> pages = memory->regions()[0].host.first(2 * kPage);
+  pages[0] = std::byte{3};
+  const UniqueFd unreadable(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  CHECK(memory->map_file(pages, -1, 0).error().errnum() == EBADF);
+  CHECK(memory->map_file(pages, unreadable.get(), 0).error().code() == ErrorCode::kPermission);
+  CHECK(memory->map_file(pages, file.get(), 100).error().errnum() == EINVAL);
+  CHECK(pages[0] == std::byte{3});
 }
 
 /// Runs `body` in a child whose stderr is read back; returns the wait status.
