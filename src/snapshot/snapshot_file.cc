@@ -25,7 +25,7 @@ using vsnap::SectionEntry;
 
 /// Limits of what is read into memory because a file says so.
 constexpr std::uint64_t kSectionsBytesMax = std::uint64_t{64} << 20;
-constexpr std::uint64_t kPageTableBytesMax = std::uint64_t{256} << 20;
+constexpr std::uint64_t kTableBytesMax = std::uint64_t{256} << 20;
 /// 1 PiB: no host has more, and sums of it do not overflow.
 constexpr std::uint64_t kPagesMax = std::uint64_t{1} << 38;
 /// Room for sections in front of memory that is written before they are known.
@@ -117,26 +117,37 @@ Result<> SnapshotFile::take_header(const Header& header, std::uint64_t file_size
     return bad(fmt::format("header: has {} pages of {} bytes", facts_.pages,
                            std::uint64_t{header.page_size}));
   }
-  if (memory_.offset % kPageSize != 0 || memory_.offset > file_size ||
-      memory_.size > file_size - memory_.offset) {
-    return bad(fmt::format("is truncated: it has {} bytes of {}", file_size,
-                           memory_.offset + memory_.size));
-  }
-  if (memory_.offset + memory_.size != file_size || memory_.pages > kPagesMax ||
-      (!facts_.compressed && memory_.pages != memory_.size / kPageSize)) {
-    return bad(fmt::format("header: has memory of {} pages in {} bytes at {}, in a file of {}",
-                           memory_.pages, memory_.size, memory_.offset, file_size));
-  }
-  for (const Extent* const extent :
-       {&header.section_table, &header.page_table, &header.page_checksums, &header.frame_table}) {
-    if (!lies_before(*extent, memory_.offset)) {
-      return bad(fmt::format("header: has a table of {} bytes at {}", std::uint64_t{extent->size},
-                             std::uint64_t{extent->offset}));
+  TRY(check_memory(file_size));
+  struct Table {
+    std::string_view name;
+    const Extent& extent;
+    std::uint64_t most;
+  };
+  // Before memory is room for any size, in a file of holes.
+  for (const auto& [name, extent, most] :
+       {Table{"a section table", header.section_table, kSectionsBytesMax},
+        Table{"a page table", header.page_table, kTableBytesMax},
+        Table{"page checksums", header.page_checksums, memory_.pages * sizeof(std::uint64_t)},
+        Table{"a frame table", header.frame_table, kTableBytesMax}}) {
+    if (!lies_before(extent, memory_.offset) || extent.size > most) {
+      return bad(fmt::format("header: has {} of {} bytes at {}", name, std::uint64_t{extent.size},
+                             std::uint64_t{extent.offset}));
     }
   }
-  if (header.page_table.size > kPageTableBytesMax) {
-    return bad(
-        fmt::format("header: has a page table of {} bytes", std::uint64_t{header.page_table.size}));
+  return {};
+}
+
+Result<> SnapshotFile::check_memory(std::uint64_t file_size) const {
+  const bool sound = memory_.offset % kPageSize == 0 && memory_.offset <= kPagesMax * kPageSize &&
+                     memory_.size <= kPagesMax * kPageSize && memory_.pages <= kPagesMax &&
+                     (facts_.compressed || memory_.pages == memory_.size / kPageSize);
+  const std::uint64_t end = memory_.offset + memory_.size;
+  if (sound && end > file_size) {
+    return bad(fmt::format("is truncated: it has {} bytes of {}", file_size, end));
+  }
+  if (!sound || end != file_size) {
+    return bad(fmt::format("header: has memory of {} pages in {} bytes at {}, in a file of {}",
+                           memory_.pages, memory_.size, memory_.offset, file_size));
   }
   return {};
 }

@@ -56,6 +56,7 @@ class SnapshotFile {
 
  private:
   Result<> take_header(const vsnap::Header& header, std::uint64_t file_size);
+  Result<> check_memory(std::uint64_t file_size) const;
   Result<> read_sections(int fd);
 
   vsnap::Header header_ = {};
