@@ -40,6 +40,7 @@ struct MachineConfig {
   Transport transport = Transport::kAuto;
   unsigned io_threads = 0;  ///< further threads that serve queues
   OnReboot on_reboot = OnReboot::kExit;
+  bool track_dirty = false;  ///< KVM notes what changes from the first snapshot on, for diffs
 };
 
 struct BootOptions {

@@ -15,6 +15,7 @@
 #include "src/config_limits.h"
 #include "src/config_rate_limit.h"
 #include "src/manual/keys.h"
+#include "src/uuid.h"
 
 namespace vireo {
 
@@ -125,23 +126,8 @@ Result<> set_transport(const ConfigValue& value, Config& config) {
 
 Result<> set_uuid(const ConfigValue& value, Config& config) {
   TRY_ASSIGN(const std::string text, value.string());
-  std::array<std::uint8_t, 16> uuid = {};
-  std::size_t digits = 0;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const bool dash_place = i == 8 || i == 13 || i == 18 || i == 23;
-    unsigned digit = 0;
-    const bool is_digit =
-        std::from_chars(text.data() + i, text.data() + i + 1, digit, 16).ec == std::errc();
-    if (text.size() != 36 || (dash_place ? text[i] != '-' : !is_digit)) {
-      return value.wrong("wants a UUID such as \"8c1f1c1e-1b0a-4f5e-9d53-0f0c0a7b6f2d\"");
-    }
-    if (!dash_place) {
-      uuid[digits / 2] =
-          static_cast<std::uint8_t>(static_cast<unsigned>(uuid[digits / 2] << 4) | digit);
-      ++digits;
-    }
-  }
-  if (digits != 32) {
+  const std::optional<Uuid> uuid = parse_uuid(text);
+  if (!uuid) {
     return value.wrong("wants a UUID such as \"8c1f1c1e-1b0a-4f5e-9d53-0f0c0a7b6f2d\"");
   }
   config.machine.uuid = uuid;
@@ -298,7 +284,7 @@ constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"machine.transport", set_transport},
     {"machine.io_threads", set_io_threads},
     {"machine.on_reboot", set_on_reboot},
-    {"machine.track_dirty", only_flag<false>},
+    {"machine.track_dirty", set_flag<&MachineConfig::track_dirty, &Config::machine>},
     {"boot.kernel", set_path<&BootOptions::kernel, &Config::boot>},
     {"boot.initramfs", set_path<&BootOptions::initramfs, &Config::boot>},
     {"boot.cache", set_cache},

@@ -41,7 +41,7 @@ toml::table machine_table(const MachineConfig& machine) {
       {"transport", kTransports.at(std::to_underlying(machine.transport))},
       {"io_threads", static_cast<std::int64_t>(machine.io_threads)},
       {"on_reboot", machine.on_reboot == OnReboot::kExit ? "exit" : "restart"},
-      {"track_dirty", false},
+      {"track_dirty", machine.track_dirty},
   };
   if (machine.uuid) {
     table.insert("uuid", uuid_text(*machine.uuid));

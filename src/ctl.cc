@@ -27,6 +27,8 @@
 #include "src/http.h"
 #include "src/manual/verbs.h"
 #include "src/option_words.h"
+#include "src/snapshot/snapshot_file.h"
+#include "src/uuid.h"
 
 namespace vireo {
 
@@ -176,10 +178,21 @@ Result<UniqueFd> open_new_file(const CtlCommand& command, Json& body) {
 
 /// The VM stands still until its file has its name: where this process ends before that, nothing
 /// is lost.
-Json snapshot_body(const CtlCommand& command) {
+Result<Json> snapshot_body(const CtlCommand& command) {
   Json body = {{"then", command.then == "stop" ? "pause" : command.then}};
   if (!command.disks.empty() || command.then == "stop") {
     body["disks"] = command.disks.empty() ? "none" : command.disks;
+  }
+  if (command.diff) {
+    body["diff"] = true;
+  }
+  if (!command.parent.empty()) {
+    TRY_ASSIGN(const UniqueFd file, open_file(command.parent, O_RDONLY));
+    auto parent = SnapshotFile::read(file.get());
+    if (!parent) {
+      return std::unexpected(std::move(parent).error().context(command.parent));
+    }
+    body["parent"] = uuid_text(parent->facts().uuid);
   }
   return body;
 }
@@ -216,7 +229,8 @@ Result<int> run_ctl(const CtlCommand& command) {
   if (verb.name == "snapshot") {
     TRY_ASSIGN(snapshot, UnpublishedFile::create(command.argument, kSnapshotMode));
     file = UniqueFd(::fcntl(snapshot->fd(), F_DUPFD_CLOEXEC, 0));
-    body = snapshot_body(command).dump();
+    TRY_ASSIGN(const Json wanted, snapshot_body(command));
+    body = wanted.dump();
   } else if (!command.timeout.empty()) {
     body = Json{{"timeout", command.timeout}}.dump();
   } else if (verb.name == "drive") {

@@ -17,6 +17,8 @@ struct CtlCommand {
   std::string settings;  ///< of drive: "size=20G,…"
   std::string then;      ///< of snapshot: resume, pause or stop
   std::string disks;     ///< of snapshot: what becomes of them
+  bool diff = false;     ///< of snapshot: only what has changed
+  std::string parent;    ///< of snapshot: since that file
   bool json = false;     ///< the answer as it came
 };
 

@@ -346,7 +346,7 @@ void Machine::on_devices_quiet() {
 
 /// The machine as it was before the first instruction, with the kernel loaded anew.
 Result<> Machine::restart() {
-  snapshot_void_ = true;  // no log has what is done to memory here
+  forget_changes();  // no log has what is done to memory here
   devices_->reset();
   TRY(memory_->clear());
   TRY(boot_->load(*memory_, MemoryState::kZero));

@@ -65,6 +65,8 @@ enum class AfterSnapshot : std::uint8_t { kResume, kPause, kStop };
 struct SnapshotRequest {
   UniqueFd file;  ///< empty, open for writing
   AfterSnapshot then = AfterSnapshot::kResume;
+  bool diff = false;                   ///< what has changed since …
+  std::optional<SnapshotUuid> parent;  ///< … this one; without it the one before
 };
 
 struct SnapshotReport {
@@ -159,6 +161,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
 
   Machine(const Config& config, Timeline& timeline);
 
+  Result<SnapshotJob::Kind> kind_of(const SnapshotRequest& request) const;
+  void forget_changes();
   void on_precopied(Result<> copied);
   void halt_for_snapshot();
   void capture_snapshot();
@@ -248,6 +252,12 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::vector<std::function<void()>> pause_waiters_;
   std::function<void()> start_listener_;
   std::function<void()> end_listener_;
+  // What a diff can go by: the log goes on since …, memory was mapped from …, and since then these
+  // were taken.
+  std::optional<SnapshotUuid> last_snapshot_;
+  std::optional<SnapshotUuid> logged_since_;
+  std::optional<SnapshotUuid> mapped_from_;
+  std::vector<SnapshotUuid> taken_;
   SnapshotDone snapshot_done_;
   AfterSnapshot snapshot_then_ = AfterSnapshot::kResume;
   Result<> snapshot_result_;
@@ -267,6 +277,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::unique_ptr<GuestBoot> boot_;
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<KvmVm> vm_;
+  std::unique_ptr<ChangeLog> changes_;
   KvmStats vm_stats_;
   UniqueFd statm_;  // /proc/self/statm, where there is one
   std::unique_ptr<Reactor> reactor_;

@@ -154,6 +154,7 @@ Result<> Machine::create_vm(const RestoreSource* source) {
                                                    .prefault = config_.machine.prefault}));
   TRY(watch_bus_errors(*memory_, restore_terminal));
   if (!config_.control_path.empty()) {
+    changes_ = std::make_unique<ChangeLog>(*vm_, *memory_);
     pagemap_ = UniqueFd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
     directory_ = std::filesystem::current_path();
   }
@@ -290,6 +291,9 @@ Result<> Machine::restore_state(const RestoreSource& source) {
     TRY(arch::restore_vcpu(*vm_, vcpu_fds_[index], *cpu_model_, cpu_ids_[index], index, reader));
   }
   TRY(devices_->restore(reader));
+  if (source.memory == MemoryMode::kMap && pagemap_) {
+    mapped_from_ = source.snapshot.facts().uuid;
+  }
   return reader.finish();
 }
 

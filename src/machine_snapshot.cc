@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a machine is saved while it runs.
+#include <algorithm>
 #include <utility>
 
 #include "src/base/log.h"
 #include "src/machine.h"
 #include "src/saved_disks.h"
+#include "src/uuid.h"
 
 namespace vireo {
 
@@ -17,18 +19,21 @@ Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
                 snapshot_ ? "a snapshot before this one is not done yet; ask again later"
                           : "the guest is starting anew; ask again later");
   }
+  TRY_ASSIGN(const SnapshotJob::Kind kind, kind_of(request));
   Config config = config_;
   config.machine.uuid = uuid_;
-  TRY_ASSIGN(snapshot_, SnapshotJob::create({.vm = *vm_,
-                                             .vcpu_fds = vcpu_fds_,
-                                             .cpu_model = *cpu_model_,
-                                             .memory = *memory_,
-                                             .devices = *devices_,
-                                             .reactor = *reactor_,
-                                             .offload = *offload_,
-                                             .pagemap = pagemap_.get()},
-                                            std::move(request.file),
-                                            save_machine(config, directory_, memory_->regions())));
+  TRY_ASSIGN(snapshot_,
+             SnapshotJob::create({.vm = *vm_,
+                                  .vcpu_fds = vcpu_fds_,
+                                  .cpu_model = *cpu_model_,
+                                  .memory = *memory_,
+                                  .changes = *changes_,
+                                  .devices = *devices_,
+                                  .reactor = *reactor_,
+                                  .offload = *offload_,
+                                  .pagemap = pagemap_.get()},
+                                 std::move(request.file),
+                                 save_machine(config, directory_, memory_->regions()), kind));
   snapshot_then_ = request.then;
   snapshot_void_ = false;
   snapshot_done_ = std::move(done);
@@ -39,6 +44,43 @@ Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
     halt_for_snapshot();
   }
   return {};
+}
+
+/// A diff is exact, or refused: what has changed since its parent has to be known.
+Result<SnapshotJob::Kind> Machine::kind_of(const SnapshotRequest& request) const {
+  SnapshotJob::Kind kind = {.keep_log = config_.machine.track_dirty};
+  if (!request.diff) {
+    return kind;
+  }
+  if (request.parent || last_snapshot_ || mapped_from_) {
+    kind.parent = request.parent   ? *request.parent
+                  : last_snapshot_ ? *last_snapshot_
+                                   : *mapped_from_;
+    if (logged_since_ == kind.parent) {
+      kind.pages = SnapshotJob::Pages::kLogged;
+      return kind;
+    }
+    // More than what has changed since, where that was later.
+    if (mapped_from_ &&
+        (mapped_from_ == kind.parent || std::ranges::find(taken_, kind.parent) != taken_.end())) {
+      kind.pages = SnapshotJob::Pages::kPrivate;
+      return kind;
+    }
+  }
+  return fail(ErrorCode::kConfig,
+              fmt::format("diff: what has changed since {} is not known; wants machine.track_dirty "
+                          "= true and a full snapshot before it, or a VM restored from its parent "
+                          "with --memory map",
+                          kind.parent == SnapshotUuid{} ? "a snapshot" : uuid_text(kind.parent)));
+}
+
+/// Memory is another one: what is known of changes says nothing any more.
+void Machine::forget_changes() {
+  snapshot_void_ = true;
+  logged_since_.reset();
+  mapped_from_.reset();
+  last_snapshot_.reset();
+  taken_.clear();
 }
 
 /// Most of memory is in the file.
@@ -126,6 +168,9 @@ void Machine::on_snapshot_done() {
   }
   const SnapshotReport report = {
       .uuid = job->facts().uuid, .data_bytes = job->data_bytes(), .pause_ns = snapshot_pause_ns_};
+  last_snapshot_ = report.uuid;
+  logged_since_ = config_.machine.track_dirty ? last_snapshot_ : std::nullopt;
+  taken_.push_back(report.uuid);
   log_info("machine", "saved {} of guest memory; the guest stood still for {}",
            format_size(report.data_bytes), format_duration(report.pause_ns));
   events_.publish("saved");

@@ -141,6 +141,9 @@ Result<int> execute(std::span<const char* const> arguments) {
     case Command::kDisk:
       TRY(run_disk_command(invocation.disk));
       break;
+    case Command::kSnapshot:
+      TRY(run_snapshot_command(invocation.snapshot));
+      break;
     case Command::kDoctor:
       return report_host(invocation.json);
     case Command::kCheck:

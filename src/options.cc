@@ -23,8 +23,7 @@ namespace {
 
 /// Options of the interface that later versions will have: known, and refused by name.
 constexpr std::array kLaterOptions = {"--net", "--vsock", "--fs", "--balloon", "--netns"};
-constexpr std::array<std::string_view, 6> kLaterCommands = {"serve", "fork", "exec",
-                                                            "shell", "cp",   "snapshot"};
+constexpr std::array<std::string_view, 5> kLaterCommands = {"serve", "fork", "exec", "shell", "cp"};
 
 std::string statuses_of(const manual::Command& command) {
   std::string text;
@@ -270,10 +269,16 @@ Result<> check_ctl_arguments(CtlCommand& ctl) {
     return fail(ErrorCode::kUsage, fmt::format("{}: the verb {} takes no settings",
                                                vireo::quoted(ctl.settings), ctl.verb));
   }
-  for (const auto& [option, text] : {std::pair("--then", ctl.then), {"--disks", ctl.disks}}) {
-    if (!snapshot && !text.empty()) {
+  for (const auto& [option, given] : {std::pair("--then", !ctl.then.empty()),
+                                      {"--disks", !ctl.disks.empty()},
+                                      {"--diff", ctl.diff},
+                                      {"--parent", !ctl.parent.empty()}}) {
+    if (!snapshot && given) {
       return fail(ErrorCode::kUsage, fmt::format("{}: only the verb snapshot takes it", option));
     }
+  }
+  if (!ctl.parent.empty() && !ctl.diff) {
+    return fail(ErrorCode::kUsage, "--parent: wants --diff, which is one to it");
   }
   ctl.then = ctl.then.empty() ? "resume" : ctl.then;
   if (ctl.then != "resume" && ctl.then != "stop") {
@@ -300,6 +305,8 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   declare_value(app, option_of(manual::kCtlOptions, "--timeout"), ctl.timeout);
   declare_value(app, option_of(manual::kCtlOptions, "--then"), ctl.then);
   declare_value(app, option_of(manual::kCtlOptions, "--disks"), ctl.disks);
+  declare_flag(app, option_of(manual::kCtlOptions, "--diff"), ctl.diff);
+  declare_value(app, option_of(manual::kCtlOptions, "--parent"), ctl.parent);
   declare_flag(app, option_of(manual::kCtlOptions, "--json"), ctl.json);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
@@ -363,6 +370,47 @@ Result<Invocation> parse_disk(const manual::Command& command,
   return invocation;
 }
 
+Result<Invocation> parse_snapshot(const manual::Command& command,
+                                  std::span<const char* const> arguments) {
+  Invocation invocation;
+  invocation.command = Command::kSnapshot;
+  SnapshotCommand& snapshot = invocation.snapshot;
+  CLI::App app(command.purpose, program_of(command));
+  declare_argument(app, manual::kSnapshotArguments[0], snapshot.verb);
+  app.add_option(manual::kSnapshotArguments[1].name, snapshot.files,
+                 manual::kSnapshotArguments[1].help)
+      ->required();
+  declare_value(app, option_of(manual::kSnapshotOptions, "--output"), snapshot.output);
+  declare_flag(app, option_of(manual::kSnapshotOptions, "--json"), snapshot.json);
+  TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
+  if (help) {
+    invocation.command = Command::kPrint;
+    invocation.text = std::move(*help);
+    return invocation;
+  }
+  const bool merge = snapshot.verb == "merge";
+  const auto wrong = [](const char* what) { return fail(ErrorCode::kUsage, what); };
+  if (snapshot.verb != "info" && snapshot.verb != "verify" && !merge) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("{}: no verb of snapshot; wants info, verify or merge",
+                            vireo::quoted(snapshot.verb)));
+  }
+  if (merge == snapshot.output.empty()) {
+    return wrong(merge ? "snapshot merge: wants the file that it makes: --output FILE"
+                       : "--output: only snapshot merge takes it");
+  }
+  if (merge && snapshot.files.size() < 2) {
+    return wrong("snapshot merge: wants a full snapshot, and diffs in their order");
+  }
+  if (snapshot.verb == "info" && snapshot.files.size() > 1) {
+    return wrong("snapshot info: wants one file");
+  }
+  if (snapshot.json && snapshot.verb != "info") {
+    return wrong("--json: only snapshot info takes it");
+  }
+  return invocation;
+}
+
 const manual::Command* find_command(std::string_view name) {
   const auto* const found = std::ranges::find(manual::kCommands, name, &manual::Command::name);
   return found == manual::kCommands.end() ? nullptr : found;
@@ -378,6 +426,9 @@ Result<Invocation> parse_command(const manual::Command& command,
   }
   if (command.name == "restore") {
     return parse_restore(command, arguments);
+  }
+  if (command.name == "snapshot") {
+    return parse_snapshot(command, arguments);
   }
   return command.name == "doctor" ? parse_doctor(command, arguments)
                                   : parse_run_or_check(command, arguments);

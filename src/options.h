@@ -10,6 +10,7 @@
 #include "src/ctl.h"
 #include "src/disk_command.h"
 #include "src/restore.h"
+#include "src/snapshot_command.h"
 
 namespace vireo {
 
@@ -20,6 +21,7 @@ enum class Command : std::uint8_t {
   kCtl,
   kDoctor,
   kDisk,
+  kSnapshot,
   kPrint,  ///< --help, --version: print `text`, and that is all
 };
 
@@ -29,6 +31,7 @@ struct Invocation {
   CtlCommand ctl;
   DiskCommand disk;
   RestoreCommand restore;
+  SnapshotCommand snapshot;
   std::string text;
   bool json = false;  ///< doctor: its report for programs
 };

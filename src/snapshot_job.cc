@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "arch/arch.h"
-#include "src/base/log.h"
 #include "src/memory/page_table.h"
 #include "src/saved_disks.h"
 #include "src/uuid.h"
@@ -27,41 +26,49 @@ std::uint64_t realtime_ns() {
 
 }  // namespace
 
-SnapshotJob::SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine)
+SnapshotJob::SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine,
+                         const Kind& kind)
     : context_(context),
       file_(std::move(file)),
       machine_(std::move(machine)),
-      pages_(context.memory.size() / kImagePage) {
+      kind_(kind),
+      pages_(context.memory.size() / kImagePage),
+      logs_(kind.keep_log),
+      changed_(context.memory.size() / kImagePage) {
   collect_job_.bind<SnapshotJob, &SnapshotJob::collect, &SnapshotJob::on_collected>(this);
   file_job_.bind<SnapshotJob, &SnapshotJob::write_file, &SnapshotJob::on_file_written>(this);
 }
 
 Result<std::unique_ptr<SnapshotJob>> SnapshotJob::create(const Context& context, UniqueFd file,
-                                                         SavedMachine machine) {
-  auto job =
-      std::unique_ptr<SnapshotJob>(new SnapshotJob(context, std::move(file), std::move(machine)));
+                                                         SavedMachine machine, const Kind& kind) {
+  auto job = std::unique_ptr<SnapshotJob>(
+      new SnapshotJob(context, std::move(file), std::move(machine), kind));
   job->facts_.pages = job->pages_.pages();
+  job->facts_.diff = kind.pages != Pages::kAll;
+  job->facts_.parent = kind.parent;
   TRY_ASSIGN(job->facts_.uuid, random_uuid());
   job->memory_offset_ = snapshot_memory_offset(job->facts_.pages);
   TRY_ASSIGN(MemoryImageWriter image,
              MemoryImageWriter::create(context.memory, job->file_.get(), job->memory_offset_,
-                                       PageKind::kZero));
+                                       job->facts_.diff ? PageKind::kAbsent : PageKind::kZero));
   job->memory_ = std::make_unique<MemorySave>(context.reactor, context.offload, std::move(image));
   return job;
 }
 
 SnapshotJob::~SnapshotJob() {
-  if (logging_) {
-    context_.memory.stop_marking();
-    if (const Result<> stopped = context_.vm.stop_dirty_log(context_.memory); !stopped) {
-      log_warn("machine", "{}", stopped.error().message());  // it costs time, and nothing else
-    }
+  if (!context_.changes.running()) {
+    return;
+  }
+  if (!kind_.keep_log) {
+    context_.changes.stop();
+  } else if (!captured_) {
+    context_.changes.give_back(changed_);  // the parent of the next diff is the one before this
   }
 }
 
 void SnapshotJob::precopy(const PrecopyLimits& limits, Done done) {
   limits_ = limits;
-  logging_ = true;
+  logs_ = true;
   done_ = std::move(done);
   begin_round();
 }
@@ -88,15 +95,20 @@ Result<> SnapshotJob::collect() {
   if (!left_) {
     pages_.clear();
   }
-  if (rounds_ > 0) {
-    TRY(context_.vm.take_dirty_log(context_.memory, pages_));
-    context_.memory.take_marks(pages_);
+  PageSet changed(pages_.pages());
+  if (context_.changes.running()) {
+    TRY(context_.changes.take(changed));
+    changed_.add_all_of(changed);
+  } else if (logs_) {
+    // First the log, then the look: what comes to be in between is in both.
+    TRY(context_.changes.start());
+  }
+  if (rounds_ > 0 || kind_.pages == Pages::kLogged) {
+    pages_.add_all_of(changed);
     return {};
   }
-  if (logging_) {
-    // First the log, then the look: what comes to be in between is in both.
-    context_.memory.start_marking();
-    TRY(context_.vm.start_dirty_log(context_.memory));
+  if (kind_.pages == Pages::kPrivate) {
+    return context_.memory.add_private(context_.pagemap, pages_);
   }
   context_.memory.add_populated(context_.pagemap, pages_);
   return {};
@@ -117,6 +129,7 @@ void SnapshotJob::on_collected(Result<> result) {
 void SnapshotJob::on_round(Result<> result) {
   ++rounds_;
   left_ = false;
+  captured_ = capturing_ && result.has_value();
   if (!result || capturing_) {
     end_step(std::move(result));
   } else {

@@ -12,6 +12,7 @@
 #include "arch/arch.h"
 #include "src/base/error.h"
 #include "src/base/fd.h"
+#include "src/change_log.h"
 #include "src/device_set.h"
 #include "src/io/offload.h"
 #include "src/kvm/vm.h"
@@ -27,10 +28,11 @@ class SnapshotJob {
  public:
   /// Of the machine; all of it outlives the job.
   struct Context {
-    KvmVm& vm;
+    const KvmVm& vm;
     std::span<const int> vcpu_fds;
     const arch::CpuModel& cpu_model;
-    GuestMemory& memory;
+    const GuestMemory& memory;
+    ChangeLog& changes;
     DeviceSet& devices;
     Reactor& reactor;
     Offload& offload;
@@ -38,9 +40,21 @@ class SnapshotJob {
   };
   using Done = std::function<void(Result<>)>;
 
+  /// Which pages a snapshot has.
+  enum class Pages : std::uint8_t {
+    kAll,      ///< a full one
+    kLogged,   ///< a diff: what the log has, which has gone on since the parent
+    kPrivate,  ///< a diff: what is no more the file's that memory was mapped from
+  };
+  struct Kind {
+    Pages pages = Pages::kAll;
+    SnapshotUuid parent = {};
+    bool keep_log = false;  ///< the log goes on behind it, for the next diff
+  };
+
   /// `file` is an empty one, open for writing.
   static Result<std::unique_ptr<SnapshotJob>> create(const Context& context, UniqueFd file,
-                                                     SavedMachine machine);
+                                                     SavedMachine machine, const Kind& kind);
   SnapshotJob(const SnapshotJob&) = delete;
   SnapshotJob& operator=(const SnapshotJob&) = delete;
   ~SnapshotJob();
@@ -63,7 +77,7 @@ class SnapshotJob {
   std::uint64_t data_bytes() const { return data_bytes_; }
 
  private:
-  SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine);
+  SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine, const Kind& kind);
 
   Result<> save_state();
   Result<> collect();
@@ -77,6 +91,7 @@ class SnapshotJob {
   const Context context_;
   UniqueFd file_;
   SavedMachine machine_;
+  const Kind kind_;
   SnapshotFacts facts_;
   SnapshotWriter writer_;
   std::uint64_t memory_offset_ = 0;
@@ -86,8 +101,10 @@ class SnapshotJob {
   PrecopyLimits limits_;
   unsigned rounds_ = 0;
   bool capturing_ = false;
-  bool left_ = false;     // pages_ is still to be written
-  bool logging_ = false;  // KVM notes what changes
+  bool left_ = false;  // pages_ is still to be written
+  bool logs_ = false;  // what changes meanwhile, or behind it, is of use
+  bool captured_ = false;
+  PageSet changed_;  // what was taken from the log
   OffloadJob collect_job_;
   OffloadJob file_job_;
   Done done_;

@@ -54,6 +54,22 @@ Result<UniqueFd> check_file(UniqueFd file) {
   return file;
 }
 
+/// What a diff shall be one to; nothing where that is not said.
+Result<std::optional<Uuid>> parent_of(const Json& json) {
+  if (json.contains("diff") && !json["diff"].is_boolean()) {
+    return wrong("diff: wants true or false");
+  }
+  if (!json.contains("parent")) {
+    return std::optional<Uuid>();
+  }
+  const Json& text = json["parent"];
+  const auto uuid = text.is_string() ? parse_uuid(text.get<std::string>()) : std::nullopt;
+  if (!uuid || !json.contains("diff") || json["diff"] != true) {
+    return wrong("parent: wants the UUID of a snapshot, and \"diff\": true");
+  }
+  return uuid;
+}
+
 bool writes_disks(const Config& config) {
   return !config.volumes.empty() ||
          std::ranges::any_of(config.disks, [](const DiskConfig& disk) { return !disk.readonly; });
@@ -68,9 +84,9 @@ Result<> save_machine_into(Machine& machine, const std::string& body, UniqueFd f
     return wrong(R"(wants {"then": "resume", "disks": "none"}, or no body)");
   }
   for (const auto& [key, value] : json.items()) {
-    if (key != "then" && key != "disks") {
-      return wrong(
-          fmt::format("{}: no setting of a snapshot; it has then and disks", vireo::quoted(key)));
+    if (key != "then" && key != "disks" && key != "diff" && key != "parent") {
+      return wrong(fmt::format("{}: no setting of a snapshot; it has then, disks, diff and parent",
+                               vireo::quoted(key)));
     }
   }
   TRY_ASSIGN(const std::string then, word_of(json, "then", {"resume", "pause", "stop"}));
@@ -81,11 +97,14 @@ Result<> save_machine_into(Machine& machine, const std::string& body, UniqueFd f
         "disks: missing: the VM goes on to write its disks, which the snapshot needs as they are; "
         "wants \"none\" (they are seen to elsewhere), or \"then\": \"stop\"");
   }
+  TRY_ASSIGN(const std::optional<Uuid> parent, parent_of(json));
   TRY_ASSIGN(UniqueFd checked, check_file(std::move(file)));
   return machine.snapshot({.file = std::move(checked),
                            .then = then == "resume"  ? AfterSnapshot::kResume
                                    : then == "pause" ? AfterSnapshot::kPause
-                                                     : AfterSnapshot::kStop},
+                                                     : AfterSnapshot::kStop,
+                           .diff = json.contains("diff") && json["diff"] == true,
+                           .parent = parent},
                           std::move(done));
 }
 

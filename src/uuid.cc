@@ -2,6 +2,7 @@
 #include "src/uuid.h"
 
 #include <cerrno>
+#include <charconv>
 
 #include <sys/random.h>
 
@@ -16,6 +17,26 @@ std::string uuid_text(const Uuid& uuid) {
     text += fmt::format("{:02x}", uuid.at(i));
   }
   return text;
+}
+
+std::optional<Uuid> parse_uuid(std::string_view text) {
+  Uuid uuid = {};
+  std::size_t digits = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const bool dash_place = i == 8 || i == 13 || i == 18 || i == 23;
+    unsigned digit = 0;
+    const bool is_digit =
+        std::from_chars(text.data() + i, text.data() + i + 1, digit, 16).ec == std::errc();
+    if (text.size() != 36 || (dash_place ? text[i] != '-' : !is_digit)) {
+      return std::nullopt;
+    }
+    if (!dash_place) {
+      std::uint8_t& byte = uuid.at(digits / 2);
+      byte = static_cast<std::uint8_t>(static_cast<unsigned>(byte << 4) | digit);
+      ++digits;
+    }
+  }
+  return digits == 32 ? std::optional(uuid) : std::nullopt;
 }
 
 Result<Uuid> random_uuid() {

@@ -4,7 +4,9 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "src/base/error.h"
 
@@ -13,6 +15,8 @@ namespace vireo {
 using Uuid = std::array<std::uint8_t, 16>;
 
 std::string uuid_text(const Uuid& uuid);
+/// Of that text; nothing where it is none.
+std::optional<Uuid> parse_uuid(std::string_view text);
 /// Of version 4 (§4.4).
 Result<Uuid> random_uuid();
 

@@ -69,6 +69,12 @@ inline constexpr auto kDiskArguments = std::to_array<Argument>({
     {"OVERLAY", "the overlay's file", Completes::kPath, true},
 });
 
+inline constexpr auto kSnapshotArguments = std::to_array<Argument>({
+    {"VERB", "info, verify or merge", Completes::kNothing, true},
+    {"FILE", "of info: one; of merge: a full one, and diffs in their order", Completes::kPath,
+     true},
+});
+
 inline constexpr auto kRunOptions = std::to_array<Option>({
     {.name = "--name", .value = "NAME", .help = "the VM's name", .key = "name"},
     {.name = "--kernel",
@@ -286,6 +292,13 @@ inline constexpr auto kCtlOptions = std::to_array<Option>({
      .help = "of snapshot: the VM's disks are seen to by others, who have them as they are now",
      .completes = Completes::kWords,
      .words = "none"},
+    {.name = "--diff",
+     .value = nullptr,
+     .help = "of snapshot: only the memory that has changed since the one before"},
+    {.name = "--parent",
+     .value = "FILE",
+     .help = "of snapshot --diff: since this one",
+     .completes = Completes::kPath},
     {.name = "--json", .value = nullptr, .help = "prints the answer as it came, for programs"},
 });
 
@@ -297,6 +310,14 @@ inline constexpr auto kDiskOptions = std::to_array<Option>({
     {.name = "--moved",
      .value = nullptr,
      .help = "of rebase: the new base is the old one, at another place"},
+    {.name = "--json", .value = nullptr, .help = "of info: for programs"},
+});
+
+inline constexpr auto kSnapshotOptions = std::to_array<Option>({
+    {.name = "--output",
+     .value = "FILE",
+     .help = "of merge: the full snapshot that it makes",
+     .completes = Completes::kPath},
     {.name = "--json", .value = nullptr, .help = "of info: for programs"},
 });
 
@@ -330,6 +351,12 @@ inline constexpr auto kDiskExamples = std::to_array<const char*>({
     "vireo disk info web-1.overlay",
     "vireo disk commit web-1.overlay",
     "vireo disk rebase web-1.overlay --base debian-2.ext4",
+});
+
+inline constexpr auto kSnapshotExamples = std::to_array<const char*>({
+    "vireo snapshot info web.vsnap",
+    "vireo snapshot verify web.vsnap web-1.vsnap",
+    "vireo snapshot merge web.vsnap web-1.vsnap --output web-merged.vsnap",
 });
 
 inline constexpr auto kRunStatuses = std::to_array<ExitStatus>({
@@ -379,6 +406,15 @@ inline constexpr auto kDiskStatuses = std::to_array<ExitStatus>({
     {71, "a VM uses it, or the system refused a resource"},
     {77, "permission denied"},
     {78, "a base that cannot grow"},
+});
+
+inline constexpr auto kSnapshotStatuses = std::to_array<ExitStatus>({
+    {0, "done; of verify: all are whole"},
+    {64, "wrong command line"},
+    {65, "no snapshot, or a damaged one, or no diff to the one before it"},
+    {66, "a file is missing"},
+    {71, "the system refused a resource"},
+    {77, "permission denied"},
 });
 
 inline constexpr const char* kFileOnlyKeys =
@@ -448,6 +484,19 @@ inline constexpr auto kCommands = std::to_array<Command>({
          "No VM may use it meanwhile. After a commit every other overlay over that base is of no\n"
          "use any more. A commit or rebase that was cut short can be done again.",
      .statuses = kDiskStatuses},
+    {.name = "snapshot",
+     .usage = "VERB FILE... [options]",
+     .summary = "look at a snapshot, check it, fold diffs into it",
+     .purpose =
+         "Tells what a snapshot holds (info), whether every byte of it is as it was written\n"
+         "(verify), or makes one of a full snapshot and diffs to it (merge).",
+     .arguments = kSnapshotArguments,
+     .options = kSnapshotOptions,
+     .examples = kSnapshotExamples,
+     .notes =
+         "A merged snapshot has the UUID of its last diff, so that further diffs fit it. Its\n"
+         "sources stay as they are; it is written beside its place and put there when it is whole.",
+     .statuses = kSnapshotStatuses},
     {.name = "doctor",
      .usage = "[--json]",
      .summary = "what this host offers, and what it lacks",

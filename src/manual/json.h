@@ -157,6 +157,9 @@ inline constexpr auto kSnapshotFields = std::to_array<Field>({
      "none: the disks are seen to by others. A VM with a disk that it writes, and goes on to "
      "write, has to be told.",
      true},
+    {"diff", "boolean", "Only memory that has changed since parent.", true},
+    {"parent", "string", "The UUID of a snapshot; without it, the one before in this process.",
+     true},
 });
 inline constexpr auto kSnapshotDoneFields = std::to_array<Field>({
     kVersion,
@@ -209,6 +212,24 @@ inline constexpr auto kDiskFields = std::to_array<Field>({
     {"base.path", "string", "Where that was when a VM last made or changed it."},
     {"base.size_bytes", "integer", "Its size then."},
 });
+inline constexpr auto kSnapshotInfoFields = std::to_array<Field>({
+    kVersion,
+    {"format_version", "integer", "Of the file."},
+    {"kind", "string", "full or diff."},
+    {"uuid", "string", "Of the snapshot."},
+    {"parent", "string or null", "Of a diff: the UUID of the one that it is to."},
+    {"created", "string", "RFC 3339, in UTC."},
+    {"compressed", "boolean", "Whether memory is."},
+    {"memory_bytes", "integer", "Of the guest."},
+    {"data_bytes", "integer", "Of these, what the file has."},
+    {"zero_bytes", "integer", "What is zero."},
+    {"absent_bytes", "integer", "What is as in the parent."},
+    {"sections", "array", "One object for each."},
+    {"sections[].tag", "string", "What of the machine it is."},
+    {"sections[].index", "integer", "Which of several."},
+    {"sections[].version", "integer", "Of its content."},
+    {"sections[].bytes", "integer", "Its size."},
+});
 inline constexpr auto kLogFields = std::to_array<Field>({
     {"time", "string", "RFC 3339, in UTC with microseconds."},
     {"level", "string", "trace, debug, info, warning or error."},
@@ -240,6 +261,7 @@ inline constexpr auto kObjects = std::to_array<Object>({
     {"profile", kProfileFields},
     {"doctor", kDoctorFields},
     {"disk", kDiskFields},
+    {"snapshot_info", kSnapshotInfoFields},
     {"log", kLogFields},
 });
 

@@ -50,8 +50,9 @@ inline constexpr auto kKeys = std::to_array<Key>({
     {"machine.on_reboot", R"("exit" or "restart")", "\"exit\"",
      "What a guest's reboot does: the process ends with status 10, or the VM starts anew within "
      "it."},
-    {"machine.track_dirty", "false", "false",
-     "Whether written pages are tracked; so far they are not."},
+    {"machine.track_dirty", "true or false", "false",
+     "From the first snapshot on KVM notes which pages change, so that the next one may have these "
+     "only. It costs a fault for each page that is written anew."},
     {"boot.kernel", "path", "",
      "A bzImage or an ELF vmlinux, found by its content. It must be given."},
     {"boot.initramfs", "path", "", "An initramfs, which the kernel is given."},

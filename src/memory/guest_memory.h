@@ -117,6 +117,10 @@ class GuestMemory {
   /// where `pagemap` is -1. Any thread.
   void add_populated(int pagemap, PageSet& pages) const;
 
+  /// Adds to `pages` those that were written since the memory was mapped from a file, and maybe
+  /// some that were only read: by /proc/self/pagemap. Errors: kSystem where that cannot tell.
+  Result<> add_private(int pagemap, PageSet& pages) const;
+
   /// Makes the pages of the range present (MADV_POPULATE_WRITE), which is many times cheaper than
   /// a fault for each. A hint: where the kernel cannot, the pages come at their first touch.
   void populate(GuestAddress address, std::uint64_t size) const;

@@ -324,7 +324,7 @@ std::vector<Row> machine_rows() {
                     {R"("restart")",
                      [](const Config& c) { return c.machine.on_reboot == OnReboot::kRestart; }}},
        .refused = {{R"("pause")", "exit, restart"}, {"true", kText}}},
-      fixed_row("machine.track_dirty", "false", "true"),
+      flag_row("machine.track_dirty", [](const Config& c) { return c.machine.track_dirty; }),
   };
 }
 

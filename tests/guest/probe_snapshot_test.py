@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots of a guest that knows what it holds, from process to process, on this machine's KVM."""
+import json
 import os
 import pathlib
 import re
@@ -138,6 +139,102 @@ class Snapshots(HoldTest):
             self.checked(lines[-30:])
             self.process.kill()
             self.process.communicate()
+
+    def snapshot(self, name, *words):
+        file = self.directory / name
+        self.control("snapshot", file, *words)
+        return file
+
+    def merge(self, *files):
+        merged = self.directory / "merged.vsnap"
+        done = run("snapshot", "merge", *files, "--output", merged)
+        self.assertEqual((done.status, done.output, done.errors), (0, "", ""))
+        return merged
+
+    def memory(self, file):
+        memory = self.directory / "memory.raw"
+        read_by_its_description(file, memory)
+        return memory.read_bytes()
+
+    def chain(self, full, length):
+        """Diffs, the guest at work in between; the last is taken at one pause with a full snapshot."""
+        files = [full]
+        for number in range(length):
+            self.check()
+            if number == length - 1:
+                self.control("pause")
+            files.append(self.snapshot(f"diff-{number}.vsnap", "--diff"))
+        whole = self.snapshot("whole.vsnap")
+        self.control("resume")
+        self.quit()
+        self.assertEqual(run("snapshot", "verify", *files, whole).status, 0)
+        merged = self.merge(*files)
+        self.assertTrue(self.memory(merged) == self.memory(whole), "the same memory by another way")
+        self.assertLess(files[-1].stat().st_blocks, whole.stat().st_blocks)
+        checks = self.checks
+        for file in (merged, whole):
+            self.begin("restore", file)
+            self.checks = checks
+            self.check()
+            self.quit()
+        return files
+
+    def test_diffs_by_the_log(self):
+        config = self.directory / "vm.toml"
+        config.write_text("[machine]\ntrack_dirty = true\n", encoding="ascii")
+        self.start(f"{LONG} memory=8", config)
+        files = self.chain(self.snapshot("full.vsnap"), 10)
+        # In another order, or with one left out, they are refused.
+        for wrong in ([files[0], files[2]], [files[1], files[2]], [files[0], files[0]]):
+            done = run("snapshot", "merge", *wrong, "--output", self.directory / "no.vsnap")
+            self.assertEqual(done.status, DAMAGED, done)
+            self.assertFalse((self.directory / "no.vsnap").exists())
+        ended = run("restore", files[1])
+        self.assertEqual(ended.status, DAMAGED, ended)
+        self.assertIn("vireo snapshot merge", ended.errors)
+
+    def test_diffs_by_a_mapped_snapshot(self):
+        self.start(f"{LONG} memory=8")
+        self.control("snapshot", self.file, "--then", "stop")
+        self.process.communicate()
+        self.begin("restore", self.file)
+        self.chain(self.file, 3)
+
+    def test_a_diff_that_would_not_be_exact_is_refused(self):
+        self.start(LONG)
+        for _ in range(2):
+            ended = run("ctl", self.socket, "snapshot", self.directory / "d.vsnap", "--diff")
+            self.assertEqual(ended.status, REFUSED, ended)
+            self.assertIn("machine.track_dirty", ended.errors)
+            self.control("snapshot", self.file)
+        self.control("snapshot", self.file, "--then", "stop")
+        self.process.communicate()
+        other = self.directory / "other.vsnap"
+        self.begin("restore", self.file)
+        self.control("snapshot", other)
+        self.control("kill")
+        self.process.communicate()
+        for memory, parent, status in (("map", self.file, 0), ("map", other, REFUSED), ("copy", self.file, REFUSED)):
+            self.begin("restore", self.file, "--memory", memory)
+            ended = run("ctl", self.socket, "snapshot", self.directory / "d.vsnap", "--diff", "--parent", parent)
+            self.assertEqual(ended.status, status, (memory, parent, ended))
+            self.control("kill")
+            self.process.communicate()
+
+    def test_what_a_snapshot_is(self):
+        self.start(LONG, "--name", "web")
+        self.control("snapshot", self.file)
+        told = run("snapshot", "info", self.file)
+        self.assertRegex(told.output, r"^kind       full\nuuid       [0-9a-f-]{36}\ncreated    \d{4}-.*Z\nmemory     67108864 bytes: \d+ data, ")
+        self.assertIn("section    x86-vcpu 0: version 1, ", told.output)
+        found = json.loads(run("snapshot", "info", self.file, "--json").output)
+        self.assertEqual(found["memory_bytes"], found["data_bytes"] + found["zero_bytes"])
+        content = bytearray(self.file.read_bytes())
+        content[-1] ^= 1
+        self.file.write_bytes(content)
+        ended = run("snapshot", "verify", self.file)
+        self.assertEqual(ended.status, DAMAGED, ended)
+        self.assertRegex(ended.errors, f"{self.file}: the page at \\d+: is damaged")
 
     def test_it_is_as_described(self):
         self.start(f"{LONG} memory=8", "--rng")

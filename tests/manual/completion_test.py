@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from manual_pages import MANUAL  # noqa: E402
 from vireo_process import run  # noqa: E402
 
-COMMANDS = {"run", "restore", "check", "ctl", "disk", "doctor"}
+COMMANDS = {"run", "restore", "check", "ctl", "disk", "snapshot", "doctor"}
 PATHS = ("--kernel", "--initramfs", "--control", "--metrics", "--pid-file", "--timeline", "--profile",
          "--log-file", "--allow-path")
 TEXTS = ("--name", "--cmdline", "--append", "--cpus", "--memory", "--disk", "--volume")

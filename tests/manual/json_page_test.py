@@ -178,12 +178,12 @@ class ControlSocket(JsonPage):
 
     def test_snapshot(self):
         self.start()
-        asked = {"then": "resume", "disks": "none"}
+        asked = {"then": "resume", "disks": "none", "diff": False}
         with tempfile.TemporaryFile() as file:
             status, answer = self.ask_with(file, "/vireo/snapshot", json.dumps(asked))
         self.assertEqual(status, 200, answer)
         self.same(fields_of("snapshot, the answer"), [answer])
-        self.assertEqual({field.path for field in fields_of("snapshot")}, set(asked))
+        self.assertEqual({field.path for field in fields_of("snapshot")}, set(asked) | {"parent"})
 
     def test_refusals(self):
         self.start()
@@ -243,6 +243,12 @@ class Files(JsonPage):
         self.assertEqual({"vm" in line for line in lines}, {True, False})
         for line in lines:
             self.assertIn(line["level"], meaning_of("LOG", "level"))
+
+    def test_snapshot(self):
+        self.start()
+        path = self.directory / "vm.vsnap"
+        self.assertEqual(run("ctl", self.path, "snapshot", path).status, 0)
+        self.same(fields_of("SNAPSHOTS"), [json.loads(run("snapshot", "info", path, "--json").output)])
 
     def test_disk(self):
         base = self.directory / "base.img"

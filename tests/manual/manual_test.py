@@ -16,7 +16,7 @@ from manual_pages import BUILD, MANUAL, items, part, plain, rendered, source  # 
 from vireo_process import run  # noqa: E402
 
 PAGES = ("vireo.1", "vireo.toml.5", "vireo-json.7")
-COMMANDS = ("run", "restore", "check", "ctl", "disk", "doctor")
+COMMANDS = ("run", "restore", "check", "ctl", "disk", "snapshot", "doctor")
 
 
 def help_of(command):

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// `vireo snapshot VERB FILE…`: what snapshots hold, whether they are whole, and diffs folded into
+// their base.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "src/base/error.h"
+
+namespace vireo {
+
+struct SnapshotCommand {
+  std::string verb;  ///< info, verify or merge
+  std::vector<std::string> files;
+  std::string output;  ///< of merge
+  bool json = false;   ///< info: for programs
+};
+
+/// Does it. Errors: those of the files, by their names.
+Result<> run_snapshot_command(const SnapshotCommand& command);
+
+}  // namespace vireo
