@@ -64,7 +64,7 @@ void Serial16550::save(SnapshotWriter& writer) {
 
 Result<> Serial16550::restore(SnapshotReader& reader) {
   TRY_ASSIGN(const State state, reader.take<State>(0));
-  if (state.fifo_count > kFifoSize) {
+  if (state.fifo_count > (state.fifo_enabled ? kFifoSize : 1)) {
     return bad_section<State>(0, "has more bytes than the FIFO holds");
   }
   const std::scoped_lock lock(mutex_);
