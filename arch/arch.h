@@ -68,9 +68,13 @@ enum class GuestPrivilege : std::uint8_t { kKernel, kUser };
 struct PlatformConfig {
   std::span<const std::uint32_t> cpu_ids;  ///< of all vCPUs, by index
   std::span<const MmioDevice> mmio_devices;
-  bool pci = false;                        ///< there is a PCI bus, in layout's windows
-  std::array<std::uint8_t, 16> uuid = {};  ///< RFC 4122 byte order
+  bool pci = false;                                 ///< there is a PCI bus, in layout's windows
+  std::array<std::uint8_t, 16> uuid = {};           ///< RFC 4122 byte order
+  std::array<std::uint8_t, 16> generation_id = {};  ///< random: the guest is told when it changes
 };
+
+/// Where write_platform_tables() puts the generation id.
+GuestAddress generation_id_address();
 
 /// What KVM must have, by name.
 std::span<const KvmCapability> required_capabilities();

@@ -322,6 +322,10 @@ Result<> DeviceSet::restore(SnapshotReader& reader) {
   return {};
 }
 
+void DeviceSet::tell_new_generation() {
+  acpi_pm_->notify(layout::kGedVmGenId);
+}
+
 void DeviceSet::press_power_button() {
   acpi_pm_->notify(layout::kGedPowerButton);
 }

@@ -83,6 +83,8 @@ class DeviceSet {
   /// Bytes of a disk that there is.
   std::uint64_t disk_size(const std::string& id) { return slot_of(id).block->disk().size(); }
 
+  /// Tells the guest that its generation id is another one.
+  void tell_new_generation();
   /// Presses the guest's ACPI power button. Any thread.
   void press_power_button();
   /// False where the guest has not enabled its keyboard. Any thread.

@@ -91,6 +91,7 @@ Result<int> Machine::run() {
   if (offload_) {
     offload_->close();  // what is still on its way ends, and is dropped
   }
+  look_for_lost_memory();
   announce_end();
   signals_->stop();
   supervisor_->stop();
@@ -412,6 +413,18 @@ void Machine::end(End how) {
 void Machine::halt_vcpus() {
   for (const auto& vcpu : vcpus_) {
     vcpu->pause();
+  }
+}
+
+/// A guest whose memory was cut off has not crashed by itself, whatever KVM makes of it.
+void Machine::look_for_lost_memory() {
+  if (!memory_file_ || end_.load() != End::kCrash) {
+    return;
+  }
+  const Result<std::uint64_t> bytes = regular_file_size(memory_file_.get());
+  if (bytes && *bytes < memory_file_bytes_) {
+    log_error("machine", "{}", lost_page_);
+    end_ = End::kHostMemory;
   }
 }
 

@@ -178,7 +178,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> load_guest();
   Result<> create_vcpus();
   Result<> setup_vcpus();
-  Result<> restore_state(const RestoreSource& source);
+  Result<> restore_state(RestoreSource& source);
   Result<> check_disks_of(const RestoreSource& source) const;
   Result<> restore_devices();
   bool counts_exits() const;
@@ -203,6 +203,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   void on_signal(int signal);
   void give_up_waiting();
   void end(End how);
+  void look_for_lost_memory();
   void announce_end();
   int exit_status();
   Result<> write_reports();
@@ -267,6 +268,9 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   bool stop_after_snapshot_ = false;
   std::uint64_t snapshot_begun_ns_ = 0;
   std::uint64_t snapshot_pause_ns_ = 0;
+  UniqueFd memory_file_;  // behind guest memory, where there is one, and how long it is
+  std::uint64_t memory_file_bytes_ = 0;
+  std::string lost_page_;  // what is said of a page that the host cannot give
   std::string directory_;  // where relative paths of the configuration begin
   std::vector<std::uint32_t> cpu_ids_;
   std::vector<int> vcpu_fds_;

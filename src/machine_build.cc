@@ -152,7 +152,9 @@ Result<> Machine::create_vm(const RestoreSource* source) {
   TRY_ASSIGN(memory_, GuestMemory::create(ranges, {.huge_pages = config_.machine.huge_pages,
                                                    .mergeable = config_.machine.mergeable,
                                                    .prefault = config_.machine.prefault}));
-  TRY(watch_bus_errors(*memory_, restore_terminal));
+  lost_page_ = lost_page_text(
+      source != nullptr && source->memory == MemoryMode::kMap ? source->path : std::string());
+  TRY(watch_bus_errors(*memory_, lost_page_, restore_terminal));
   if (!config_.control_path.empty()) {
     changes_ = std::make_unique<ChangeLog>(*vm_, *memory_);
     pagemap_ = UniqueFd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
@@ -242,6 +244,7 @@ Result<> Machine::create_vcpus() {
                                .mmio = devices_->mmio(),
                                .observer = *this,
                                .phase = phase_,
+                               .lost_page = lost_page_,
                                .count_exits = counts_exits()};
   if (profile_) {
     TRY(arch::report_unknown_msrs(*vm_));
@@ -275,9 +278,9 @@ Result<> Machine::check_disks_of(const RestoreSource& source) const {
 
 /// All as it was when the machine was saved: KVM's state before that of the devices, which may
 /// interrupt.
-Result<> Machine::restore_state(const RestoreSource& source) {
+Result<> Machine::restore_state(RestoreSource& source) {
   TRY_ASSIGN(SnapshotReader reader, SnapshotReader::create(source.snapshot.sections()));
-  TRY(reader.take<SavedMachine>(0));
+  TRY_ASSIGN(const SavedMachine machine, reader.take<SavedMachine>(0));
   TRY(reader.take<SavedDisks>(0));
   TRY_ASSIGN(cpu_model_, arch::restore_cpu_model(*vm_, cpu_config(), reader));
   if (config_.machine.on_reboot == OnReboot::kRestart) {
@@ -291,10 +294,22 @@ Result<> Machine::restore_state(const RestoreSource& source) {
     TRY(arch::restore_vcpu(*vm_, vcpu_fds_[index], *cpu_model_, cpu_ids_[index], index, reader));
   }
   TRY(devices_->restore(reader));
-  if (source.memory == MemoryMode::kMap && pagemap_) {
-    mapped_from_ = source.snapshot.facts().uuid;
+  // There may be several of it now: a guest reseeds its random numbers when it is told.
+  TRY_ASSIGN(const Uuid generation, random_uuid());
+  if (!memory_->write(machine.generation_id, std::as_bytes(std::span(generation)))) {
+    return bad_section<SavedMachine>(0, "has its generation id outside memory");
   }
-  return reader.finish();
+  devices_->tell_new_generation();
+  TRY(reader.finish());
+  if (source.memory == MemoryMode::kMap) {
+    const MemoryPlace& place = source.snapshot.memory();
+    memory_file_ = std::move(source.file);
+    memory_file_bytes_ = place.offset + place.size;
+    if (pagemap_) {
+      mapped_from_ = source.snapshot.facts().uuid;
+    }
+  }
+  return {};
 }
 
 arch::CpuConfig Machine::cpu_config() const {
@@ -306,11 +321,13 @@ arch::CpuConfig Machine::cpu_config() const {
 /// The tables that the guest finds in its memory; where it begins.
 Result<EntryPoint> Machine::write_tables() {
   const std::vector<arch::MmioDevice> mmio_devices = devices_->mmio_devices();
+  TRY_ASSIGN(const Uuid generation, random_uuid());
   TRY_ASSIGN(const GuestAddress rsdp,
              arch::write_platform_tables(*memory_, {.cpu_ids = cpu_ids_,
                                                     .mmio_devices = mmio_devices,
                                                     .pci = devices_->has_pci(),
-                                                    .uuid = uuid_}));
+                                                    .uuid = uuid_,
+                                                    .generation_id = generation}));
   return boot_->write_boot_params(*memory_, rsdp);
 }
 

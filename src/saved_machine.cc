@@ -51,7 +51,8 @@ SavedMachine save_machine(const Config& config, const std::string& directory,
   if (saved.cloud_init) {
     make_absolute(saved.cloud_init->seed, directory);
   }
-  SavedMachine machine = {.config = to_toml(saved), .regions = {}};
+  SavedMachine machine = {
+      .config = to_toml(saved), .regions = {}, .generation_id = arch::generation_id_address()};
   for (const GuestMemory::Region& region : regions) {
     machine.regions.push_back({.address = region.range.start(), .bytes = region.range.size()});
   }

@@ -31,10 +31,12 @@ struct SavedMachine {
 
   std::string config;  // TOML, as vireo.toml(5) has it
   std::vector<Region> regions;
+  GuestAddress generation_id;  // where the guest finds it
 
   void fields(auto& ar) {
     ar.text(config, kConfigMax);
     ar.list(regions, kRegionsMax);
+    ar(generation_id);
   }
 };
 

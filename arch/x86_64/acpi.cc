@@ -225,9 +225,19 @@ Bytes power_button() {
   return aml::device("PWRB", {aml::name("_HID", aml::eisa_id("PNP0C0C"))});
 }
 
+/// Microsoft's "Virtual Machine Generation ID": a number that is another one in each clone of a VM.
+Bytes generation_id() {
+  return aml::device(
+      "VGEN",
+      {aml::name("_HID", aml::string("VMGENCTR")), aml::name("_CID", aml::string("VM_Gen_Counter")),
+       aml::name("_DDN", aml::string("VM_Gen_Counter")),
+       aml::name("ADDR", aml::package({aml::integer(layout::kVmGenId.value()), aml::integer(0)}))});
+}
+
 /// §5.6.9: one interrupt, one register; _EVT takes the pending events and notifies their devices.
 Bytes generic_event_device() {
   constexpr std::uint8_t kButtonPressed = 0x80;
+  constexpr std::uint8_t kChanged = 0x80;
   return aml::device(
       "GED",
       {aml::name("_HID", aml::string("ACPI0013")),
@@ -237,7 +247,9 @@ Bytes generic_event_device() {
            "_EVT", 1,
            {aml::store(aml::path("EVTF"), aml::local0()),
             aml::if_then(aml::bitwise_and(aml::local0(), aml::integer(layout::kGedPowerButton)),
-                         aml::notify("\\_SB.PWRB", kButtonPressed))})});
+                         aml::notify("\\_SB.PWRB", kButtonPressed)),
+            aml::if_then(aml::bitwise_and(aml::local0(), aml::integer(layout::kGedVmGenId)),
+                         aml::notify("\\_SB.VGEN", kChanged))})});
 }
 
 /// The host bridge with its bus, and who holds the configuration space: a guest takes it for
@@ -276,7 +288,7 @@ Bytes virtio_mmio_device(const MmioDevice& device, unsigned number) {
 
 std::vector<std::uint8_t> make_dsdt(std::span<const MmioDevice> mmio_devices, bool pci) {
   Bytes devices = aml::join({serial_device(), keyboard_device(), clock_device(), pvpanic_device(),
-                             power_button(), generic_event_device()});
+                             power_button(), generation_id(), generic_event_device()});
   if (pci) {
     devices = aml::join({devices, pci_devices()});
   }
@@ -321,7 +333,12 @@ Result<GuestAddress> write_acpi_tables(GuestMemory& memory, const PlatformConfig
   pointer[offsetof(Rsdp, extended_checksum)] = checksum(pointer);
   CHECK(memory.write(layout::kAcpiTables, std::as_bytes(std::span(area))));
   CHECK(memory.write(layout::kRsdp, std::as_bytes(std::span(pointer))));
+  CHECK(memory.write(layout::kVmGenId, std::as_bytes(std::span(config.generation_id))));
   return layout::kRsdp;
+}
+
+GuestAddress generation_id_address() {
+  return layout::kVmGenId;
 }
 
 Result<GuestAddress> write_platform_tables(GuestMemory& memory, const PlatformConfig& config) {

@@ -45,7 +45,9 @@ inline constexpr GuestAddress kSetupData{0x30000};
 inline constexpr GuestAddress kLowMemoryEnd{0x9fc00};
 inline constexpr GuestAddress kRsdp{0xe0000};
 inline constexpr GuestAddress kAcpiTables{0xe0040};
-inline constexpr std::uint64_t kAcpiTablesMax = 0x10000 - 0x40;
+inline constexpr std::uint64_t kAcpiTablesMax = 0x10000 - 0x40 - 0x10;
+/// Virtual Machine Generation ID, 16 bytes.
+inline constexpr GuestAddress kVmGenId{0xefff0};
 inline constexpr GuestAddress kSmbios{0xf0000};
 inline constexpr std::uint64_t kSmbiosMax = 0x10000;
 inline constexpr GuestAddress kHighMemoryStart{0x100000};

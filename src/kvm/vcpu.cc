@@ -212,10 +212,7 @@ bool Vcpu::run_once() {
         return true;
       case EFAULT:
       case EHWPOISON:
-        end(VcpuEnd::kHostMemory,
-            "guest memory: the host could not provide a page (huge pages exhausted, the file "
-            "behind "
-            "it truncated, or a memory error)");
+        end(VcpuEnd::kHostMemory, context_.lost_page);
         return false;
       default:
         end(VcpuEnd::kKvmError, Error::from_errno(error, "KVM_RUN").message());

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@ struct WatchedRegion {
 };
 struct Watch {
   WatchedRegion regions[kMaxRegions];
+  std::string what;
   void (*at_exit)() = nullptr;
 };
 // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables)
@@ -49,8 +51,9 @@ void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
     if (info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO) {
       say("vireo: guest memory: the host reports a hardware memory error in it\n");
     } else {
-      say("vireo: guest memory: the host could not provide a page (huge pages exhausted, or the "
-          "file behind it truncated)\n");
+      say("vireo: ");
+      say(g_watch.what);
+      say("\n");
     }
     ::_exit(kExitSystem);
   }
@@ -61,12 +64,22 @@ void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
 
 }  // namespace
 
-Result<> watch_bus_errors(const GuestMemory& memory, void (*at_exit)()) {
+std::string lost_page_text(const std::string& file) {
+  return file.empty()
+             ? "guest memory: the host could not provide a page (huge pages exhausted, the "
+               "file behind it truncated, or a memory error)"
+             : file +
+                   ": guest memory could not be read from it any more (truncated, or its "
+                   "disk fails)";
+}
+
+Result<> watch_bus_errors(const GuestMemory& memory, std::string what, void (*at_exit)()) {
   CHECK(memory.regions().size() <= kMaxRegions);
   std::size_t count = 0;
   for (const GuestMemory::Region& region : memory.regions()) {
     g_watch.regions[count++] = {region.host.data(), region.host.data() + region.host.size()};
   }
+  g_watch.what = std::move(what);
   g_watch.at_exit = at_exit;
   g_region_count.store(count, std::memory_order_release);
 

@@ -3,6 +3,8 @@
 // becomes one line that says so and exit status 71, never a bare death by signal.
 #pragma once
 
+#include <string>
+
 #include "src/base/error.h"
 #include "src/memory/guest_memory.h"
 
@@ -11,9 +13,15 @@ namespace vireo {
 /// Installs the handler for `memory`, which must live until forget_bus_errors(). Main thread,
 /// before any other thread starts; one GuestMemory per process.
 ///
+/// `what` is the line for a page that cannot be had: lost_page_text().
+///
 /// `at_exit` runs in the signal handler before the process ends (the terminal is restored there):
 /// async-signal-safe functions only.
-Result<> watch_bus_errors(const GuestMemory& memory, void (*at_exit)());
+Result<> watch_bus_errors(const GuestMemory& memory, std::string what, void (*at_exit)());
 void forget_bus_errors();
+
+/// What is to be said of a page that the host cannot give, where memory reads as `file` does;
+/// empty: it is the host's own.
+std::string lost_page_text(const std::string& file);
 
 }  // namespace vireo

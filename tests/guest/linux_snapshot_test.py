@@ -97,6 +97,15 @@ class Snapshots(InDirectory):
     def test_four_vcpus_over_pci(self):
         self.cycles(4, "pci")
 
+    def test_a_clone_is_told_so(self):
+        self.start(1, "mmio", kernel="generic")
+        told = "dmesg | grep -c 'crng reseeded due to virtual machine fork'"
+        self.assertEqual(self.guest.do(told, status=1), "0")
+        for number in range(2):
+            self.move()
+            self.guest.do(f"until [ $({told}) = {number + 1} ]; do sleep 0.1; done")
+        self.guest.quit()
+
     def test_clones_of_one_snapshot(self):
         """Three at a time, each with a disk of its own."""
         self.start(2, "mmio")

@@ -18,7 +18,7 @@ from vireo_process import run  # noqa: E402
 
 LONG = "60000"  # a timer of that many ms does not come
 TIMER_MS = 1500
-MISSING, DAMAGED, REFUSED, USAGE = 66, 65, 1, 64
+MISSING, DAMAGED, REFUSED, USAGE, HOST_FAILED = 66, 65, 1, 64, 71
 
 
 def read_by_its_description(path, memory=None):
@@ -220,6 +220,17 @@ class Snapshots(HoldTest):
             self.assertEqual(ended.status, status, (memory, parent, ended))
             self.control("kill")
             self.process.communicate()
+
+    def test_a_file_that_is_cut_off_under_a_guest_is_named(self):
+        self.start(f"{LONG} memory=8")
+        self.check()
+        self.control("snapshot", self.file, "--then", "stop")
+        self.process.communicate()
+        self.begin("restore", self.file)
+        os.truncate(self.file, 4096)
+        output, errors = self.process.communicate(b"c", timeout=60)
+        self.assertEqual(self.process.returncode, HOST_FAILED, (output, errors))
+        self.assertIn(f"{self.file}: guest memory could not be read from it any more".encode(), errors)
 
     def test_what_a_snapshot_is(self):
         self.start(LONG, "--name", "web")

@@ -296,7 +296,7 @@ TEST_CASE("bus error: in guest memory it is one line and status 71") {
     const int file = ::memfd_create("short", 0);
     const void* const mapped = ::mmap(memory->regions()[0].host.data(), 4096,
                                       PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
-    if (mapped == MAP_FAILED || !watch_bus_errors(*memory, nullptr)) {
+    if (mapped == MAP_FAILED || !watch_bus_errors(*memory, lost_page_text(""), nullptr)) {
       ::_exit(1);
     }
     std::memset(memory->regions()[0].host.data(), 1, 1);
@@ -313,7 +313,7 @@ TEST_CASE("bus error: anywhere else it is still fatal") {
     const auto memory = two_regions();
     const int file = ::memfd_create("short", 0);
     void* const other = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (!watch_bus_errors(*memory, nullptr)) {
+    if (!watch_bus_errors(*memory, lost_page_text(""), nullptr)) {
       ::_exit(1);
     }
     std::memset(other, 1, 1);

@@ -142,7 +142,7 @@ int touch_missing_page(std::ptrdiff_t offset, void (*at_exit)(), bool watched) {
     const int file = ::memfd_create("short", MFD_CLOEXEC);
     const void* const mapped =
         ::mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
-    if (mapped == MAP_FAILED || !watch_bus_errors(*memory, at_exit)) {
+    if (mapped == MAP_FAILED || !watch_bus_errors(*memory, lost_page_text(""), at_exit)) {
       ::_exit(1);
     }
     if (!watched) {
