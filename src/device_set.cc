@@ -192,8 +192,10 @@ Result<> DeviceSet::change_disk(const std::string& id, BlockChange::Wanted wante
   if (slot.block->change().busy()) {
     return fail(ErrorCode::kConfig, "a change before this one is not done yet; ask again later");
   }
-  if (quiesced_ != nullptr) {
-    return fail(ErrorCode::kConfig, "the VM is about to end or to restart");
+  if (quiesced_ != nullptr || still_) {
+    return fail(ErrorCode::kConfig,
+                "the VM is about to end or to restart, or stands still after a "
+                "snapshot; resume it first");
   }
   BlockChange::Place place = {.first = &context_.reactor, .host = &slot.core()};
   for (unsigned queue = 0; queue < slot.core().queue_count(); ++queue) {
@@ -244,6 +246,7 @@ void DeviceSet::on_flushed(DiskOp& op, int errnum) {
 
 void DeviceSet::one_flushed() {
   if (--flushing_ == 0) {
+    still_ = true;
     context_.reactor.post(*std::exchange(quiesced_, nullptr));
   }
 }
@@ -264,6 +267,7 @@ void DeviceSet::freeze() {
 }
 
 void DeviceSet::reset() {
+  still_ = false;
   serial_->reset();
   i8042_->reset();
   cmos_->reset();
@@ -288,6 +292,7 @@ void DeviceSet::resume(Task& done) {
 
 void DeviceSet::on_resumed() {
   if (--resuming_ == 0) {
+    still_ = false;
     context_.reactor.post(*std::exchange(resumed_, nullptr));
   }
 }

@@ -153,6 +153,7 @@ class DeviceSet {
   std::size_t moving_ = 0;    // devices that do not stand still yet
   std::size_t changing_ = 0;  // disks with a change that is not done
   std::size_t flushing_ = 0;  // disks whose last flush is not done yet
+  bool still_ = false;        // between quiesce() and resume()
   Task* quiesced_ = nullptr;
   std::size_t resuming_ = 0;  // devices that are not served again yet
   Task* resumed_ = nullptr;

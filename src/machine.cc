@@ -287,8 +287,12 @@ bool Machine::resume() {
   if (state_ != MachineState::kPaused) {
     return false;
   }
-  for (const auto& vcpu : vcpus_) {
-    vcpu->resume();
+  if (devices_still_) {
+    resume_devices();
+  } else if (!devices_resuming_) {
+    for (const auto& vcpu : vcpus_) {
+      vcpu->resume();
+    }
   }
   set_state(MachineState::kRunning);
   return true;
@@ -313,7 +317,7 @@ void Machine::on_reset() {
     return;  // a guest that asks twice, or with two vCPUs
   }
   runs_after_restart_ =
-      state_ == MachineState::kRunning || (snapshot_ != nullptr && runs_after_snapshot_);
+      state_ == MachineState::kRunning || (snapshot_ != nullptr && ran_before_snapshot_);
   pause([this] { devices_->quiesce(devices_quiet_task_); });
 }
 

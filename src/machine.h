@@ -167,6 +167,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   void halt_for_snapshot();
   void capture_snapshot();
   void on_captured(Result<> captured);
+  void resume_devices();
   void on_devices_resumed();
   void on_snapshot_done();
   void begin_pause();
@@ -264,7 +265,10 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> snapshot_result_;
   bool snapshot_waits_ = false;  // for the devices to stand still
   bool snapshot_void_ = false;   // memory is another one than what was taken of it
-  bool runs_after_snapshot_ = false;
+  bool ran_before_snapshot_ = false;
+  bool devices_still_ = false;       // as the snapshot left them
+  bool devices_resuming_ = false;    // they begin to serve again; the vCPUs follow
+  bool disks_fit_snapshot_ = false;  // nothing was written since
   bool stop_after_snapshot_ = false;
   std::uint64_t snapshot_begun_ns_ = 0;
   std::uint64_t snapshot_pause_ns_ = 0;

@@ -37,8 +37,8 @@ Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
   snapshot_then_ = request.then;
   snapshot_void_ = false;
   snapshot_done_ = std::move(done);
-  runs_after_snapshot_ = state_ == MachineState::kRunning && request.then == AfterSnapshot::kResume;
-  if (runs_after_snapshot_) {
+  ran_before_snapshot_ = state_ == MachineState::kRunning;
+  if (ran_before_snapshot_ && request.then == AfterSnapshot::kResume) {
     snapshot_->precopy({}, [this](Result<> copied) { on_precopied(std::move(copied)); });
   } else {
     halt_for_snapshot();
@@ -96,7 +96,7 @@ void Machine::on_precopied(Result<> copied) {
     reactor_->post(snapshot_done_task_);
     return;
   }
-  runs_after_snapshot_ = state_ == MachineState::kRunning;  // somebody may have paused it
+  ran_before_snapshot_ = state_ == MachineState::kRunning;  // somebody may have paused it
   halt_for_snapshot();
 }
 
@@ -118,28 +118,16 @@ void Machine::on_captured(Result<> captured) {
   if (end_.load() != End::kNone) {
     return;  // it ends instead, and nobody waits any more
   }
-  snapshot_result_ = std::move(captured);
-  devices_->resume(devices_resumed_task_);
-}
-
-void Machine::on_devices_resumed() {
-  if (std::exchange(restored_, false)) {
-    return;
-  }
-  if (end_.load() != End::kNone) {
-    return;
-  }
   snapshot_pause_ns_ = monotonic_ns() - snapshot_begun_ns_;
+  snapshot_result_ = std::move(captured);
+  // Until the guest goes on its disks stay as they are, whatever waits in its queues.
+  devices_still_ = true;
+  disks_fit_snapshot_ = snapshot_result_.has_value();
   set_state(MachineState::kPaused);
-  if (!snapshot_result_) {
-    runs_after_snapshot_ = runs_after_snapshot_ || snapshot_then_ != AfterSnapshot::kPause;
-  }
-  if (snapshot_result_ && snapshot_then_ == AfterSnapshot::kResume) {
-    advance_generation(written_disks(devices_->disks()));
-  }
-  if (!pause_waiters_.empty()) {
-    on_vcpu_paused();  // somebody has asked for it meanwhile
-  } else if (runs_after_snapshot_) {
+  const bool goes_on = ran_before_snapshot_ && pause_waiters_.empty() &&
+                       (!snapshot_result_ || snapshot_then_ == AfterSnapshot::kResume);
+  on_vcpu_paused();  // for who has asked for it meanwhile
+  if (goes_on) {
     resume();
   }
   if (snapshot_result_) {
@@ -155,6 +143,33 @@ void Machine::on_devices_resumed() {
   }
 }
 
+/// The end of a resume() behind a snapshot: the devices' first, then the vCPUs'.
+void Machine::resume_devices() {
+  devices_still_ = false;
+  devices_resuming_ = true;
+  if (std::exchange(disks_fit_snapshot_, false)) {
+    advance_generation(written_disks(devices_->disks()));
+  }
+  devices_->resume(devices_resumed_task_);
+}
+
+void Machine::on_devices_resumed() {
+  if (std::exchange(restored_, false)) {
+    return;
+  }
+  devices_resuming_ = false;
+  if (snapshot_) {
+    snapshot_pause_ns_ = monotonic_ns() - snapshot_begun_ns_;
+  }
+  // Somebody may have asked for a pause again.
+  if (end_.load() == End::kNone &&
+      (state_ == MachineState::kRunning || state_ == MachineState::kStopping)) {
+    for (const auto& vcpu : vcpus_) {
+      vcpu->resume();
+    }
+  }
+}
+
 void Machine::on_snapshot_done() {
   if (end_.load() != End::kNone) {
     return;
@@ -162,6 +177,9 @@ void Machine::on_snapshot_done() {
   const std::unique_ptr<SnapshotJob> job = std::move(snapshot_);
   const SnapshotDone done = std::exchange(snapshot_done_, nullptr);
   if (!snapshot_result_) {
+    if (snapshot_then_ != AfterSnapshot::kResume && ran_before_snapshot_) {
+      resume();  // nothing comes of the wish for which it stands still
+    }
     log_warn("machine", "snapshot: {}", snapshot_result_.error().message());
     done(std::unexpected(snapshot_result_.error()));
     return;
