@@ -38,7 +38,7 @@ bool shows_nested_virtualization(const CpuidTable& table);
 void mask_features(CpuidTable& table, const std::vector<std::string>& features);
 
 /// What a guest that knows `wanted` would miss where vCPUs have `offered`: the names of features,
-/// "leaf 0x7.0 edx bit 5" of those that have none, "another vendor's processor".
+/// "leaf 0x7.0 edx bit 5" of those that have none, "the processor of another vendor".
 std::vector<std::string> missing_features(const CpuidTable& wanted, const CpuidTable& offered);
 
 /// Writes the numbers that differ between vCPUs.
