@@ -45,8 +45,9 @@ Result<bool> UnpublishedFile::publish() {
 
 Result<> UnpublishedFile::replace() {
   if (temporary_.directory() < 0) {
-    // A name to rename from: one that a killed process has left is of no use to anybody.
-    const std::string name = fmt::format("{}.{}.tmp", target_.name(), ::getpid());
+    // A name to rename from, no longer than one may be. One that a killed process has left is of no
+    // use to anybody.
+    const std::string name = fmt::format("{}.{}.tmp", target_.name().substr(0, 200), ::getpid());
     const std::string own = fmt::format("/proc/self/fd/{}", fd_.get());
     ::unlinkat(target_.directory(), name.c_str(), 0);
     if (::linkat(AT_FDCWD, own.c_str(), target_.directory(), name.c_str(), AT_SYMLINK_FOLLOW) < 0) {
