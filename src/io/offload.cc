@@ -109,7 +109,7 @@ void Offload::thread_main(std::size_t index) {
   Result<> begun = begins_ ? begins_() : Result<>();
   std::unique_lock lock(mutex_);
   ++begun_;
-  if (!begun) {
+  if (!begun && !begin_error_) {
     begin_error_ = std::move(begun).error();
   }
   changed_.notify_all();
