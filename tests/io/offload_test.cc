@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -256,6 +258,59 @@ TEST_CASE("offload: close waits for what runs and cancels what waits, each told 
   CHECK(refused.error().errnum() == ECANCELED);
   CHECK_FALSE(late.job.in_flight());
   offload.close();  // once more does nothing
+}
+
+TEST_CASE("offload: started, all its threads begin with the hook before any does a job") {
+  const auto reactor = started();
+  std::mutex mutex;
+  std::set<std::thread::id> begun;
+  const std::size_t before = thread_count();
+  Offload offload({.threads = 5, .queued = 5});
+  REQUIRE(offload.start([&]() -> Result<> {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    const std::scoped_lock lock(mutex);
+    begun.insert(std::this_thread::get_id());
+    return {};
+  }));
+  CHECK(begun.size() == 5);
+  CHECK(thread_count() == before + 5);
+  // They are idle, and enough: no further thread is started for any job.
+  Gate gate;
+  std::array<std::unique_ptr<Call>, 5> calls;
+  for (auto& call : calls) {
+    call = std::make_unique<Call>(*reactor);
+    call->gate = &gate;
+    REQUIRE(offload.submit(*reactor, call->job));
+  }
+  gate.await(5);
+  CHECK(thread_count() == before + 5);
+  gate.open();
+  for (const auto& call : calls) {
+    serve_until(*reactor, [&] { return !call->results.empty(); });
+    CHECK(call->results[0].has_value());
+    CHECK(begun.contains(call->worked_on));
+  }
+  CHECK(begun.size() == 5);
+}
+
+TEST_CASE("offload: an error of the hook comes back, the first one, when all have begun") {
+  for (const int good : {0, 1, 2}) {
+    std::atomic<int> count = 0;
+    Offload offload({.threads = 3, .queued = 1});
+    const Result<> begun = offload.start([&]() -> Result<> {
+      const int number = count++;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100 * number));
+      return number < good ? Result<>() : fail_errno(100 + number, "hook");
+    });
+    CHECK(count == 3);
+    REQUIRE_FALSE(begun);
+    CHECK(begun.error().errnum() == 100 + good);
+  }
+}
+
+TEST_CASE("offload: started without a hook, and ended without a job") {
+  Offload offload({.threads = 2, .queued = 1});
+  CHECK(offload.start(nullptr));
 }
 
 /// A reactor on a thread of its own that keeps eight jobs going until it has seen `kJobs` end.
