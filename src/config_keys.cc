@@ -44,29 +44,6 @@ Result<> set_flag(const ConfigValue& value, Config& config) {
   return {};
 }
 
-/// A key whose other values belong to a later version.
-template <std::size_t Length>
-struct Literal {
-  constexpr Literal(const char (&text)[Length]) { std::copy_n(text, Length, data); }
-  char data[Length] = {};
-};
-template <Literal Only>
-Result<> only_word(const ConfigValue& value, Config& /*config*/) {
-  TRY_ASSIGN(const std::string text, value.string());
-  if (text != Only.data) {
-    return value.wrong(fmt::format("{} is not yet supported; \"{}\" is", quoted(text), Only.data));
-  }
-  return {};
-}
-template <bool Only>
-Result<> only_flag(const ConfigValue& value, Config& /*config*/) {
-  TRY_ASSIGN(const bool flag, value.boolean());
-  if (flag != Only) {
-    return value.wrong(fmt::format("{} is not yet supported; {} is", flag, Only));
-  }
-  return {};
-}
-
 constexpr std::size_t kLabelMax = 128;
 constexpr std::string_view kLabelRule =
     "wants 1 to 128 of A-Z a-z 0-9 . _ -, beginning with none of . -";

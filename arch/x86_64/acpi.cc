@@ -229,7 +229,7 @@ Bytes power_button() {
 Bytes generation_id() {
   return aml::device(
       "VGEN",
-      {aml::name("_HID", aml::string("VMGENCTR")), aml::name("_CID", aml::string("VM_Gen_Counter")),
+      {aml::name("_HID", aml::string("VIRE0001")), aml::name("_CID", aml::string("VM_Gen_Counter")),
        aml::name("_DDN", aml::string("VM_Gen_Counter")),
        aml::name("ADDR", aml::package({aml::integer(layout::kVmGenId.value()), aml::integer(0)}))});
 }

@@ -20,13 +20,6 @@ Result<> read(const std::string& text, Config& config) {
   return read_config_text(text, "vm.toml", config);
 }
 
-/// A key with one value so far.
-Row fixed_row(const std::string& key, const std::string& value, const std::string& other) {
-  return {.key = key,
-          .accepted = {{value, [](const Config& c) { return to_toml(c) == to_toml(Config()); }}},
-          .refused = {{other, "not yet supported"}, {"1.5", "wants"}}};
-}
-
 Row label_row(const std::string& key, const std::function<std::string(const Config&)>& get) {
   const std::string longest(128, 'a');
   constexpr const char* kRule = "1 to 128 of A-Z a-z 0-9 . _ -";

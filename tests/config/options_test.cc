@@ -266,8 +266,7 @@ TEST_CASE("options: what later versions will have is refused by name") {
     const std::string joined = std::string(option) + "=x";
     CHECK(refused({"run", "--kernel", "k", joined.c_str()}).starts_with(option));
   }
-  for (const char* const command :
-       {"restore", "serve", "fork", "exec", "shell", "cp", "snapshot"}) {
+  for (const char* const command : {"serve", "fork", "exec", "shell", "cp"}) {
     CHECK(contains(refused({command}), "is not yet supported"));
   }
   CHECK(contains(refused({"frobnicate"}), "not a command"));
