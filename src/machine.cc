@@ -63,13 +63,14 @@ Result<int> Machine::run() {
   signals_->start<Machine, &Machine::on_signal>(this);
   devices_->start();
   supervisor_->start();
-  if (start_listener_) {
-    start_listener_();
-  }
   supervisor_->status("starting");
   Result<> served = start_vcpus();
   if (served && restored_) {
     served = restore_devices();
+  }
+  // Who asks for something finds a machine that can do it.
+  if (start_listener_) {
+    start_listener_();
   }
   if (served) {
     for (const auto& vcpu : vcpus_) {
