@@ -63,7 +63,8 @@ constexpr Rule rare(const char* why, Rule rule) {
 inline constexpr auto kRules = std::to_array<Rule>({
     // Locks, memory and signals: the C library's own needs.
     any(kAll, "futex"),
-    any(kAll, "brk"),
+    any(kMain | kVcpu | kIo | kOffload, "brk"),
+    rare("the heap was full just then", any(kStart, "brk")),
     any(kStart | kMain, "mmap"),  // the tables of a snapshot
     rare("a large block", any(kVcpu | kIo | kOffload, "mmap")),
     any(kMain, "munmap"),

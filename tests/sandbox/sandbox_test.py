@@ -38,7 +38,7 @@ FORBIDDEN = {
     "init_module": (175, 0), "finit_module": (313, 0), "kexec_load": (246, 0), "reboot": (169, 0),
     "setuid": (105, 0), "capset": (126, 0), "prctl": (157, 4, 1), "seccomp": (317, 1, 0, 0),
     "a new VM": (16, 3, KVM_CREATE_VM, 0), "a new vCPU": (16, 3, KVM_CREATE_VCPU, 9),
-    "a new memory slot": (16, 3, KVM_SET_USER_MEMORY_REGION, 0), "TIOCSTI": (16, 0, TIOCSTI, 0),
+    "TIOCSTI": (16, 0, TIOCSTI, 0),
     "link": (86, 0), "symlink": (88, 0), "mkdir": (83, 0), "chmod": (90, 0), "chown": (92, 0),
     "rename": (82, 0), "unlink": (87, 0), "truncate": (76, 0), "mknod": (133, 0), "setrlimit": (160, 0),
     "prlimit64": (302, 1), "read": (0, 99), "pwrite64": (18, 99), "getsockopt": (55, 99), "rt_sigaction": (13, 1, 0),
@@ -50,6 +50,7 @@ FORBIDDEN_TO_VCPUS = {
     "openat2 below a directory": (437, 3, 0),
     "close": (3, 99), "pread64": (17, 99), "TIOCGPGRP": (16, 0, TIOCGPGRP, 0), "shutdown": (48, 99),
     "pwritev2": (328, 99, 0), "ftruncate": (77, 99), "lseek": (8, 99), "statx": (332, 99), "BLKSSZGET": (16, 99, 0x1268),
+    "a new memory slot": (16, 3, KVM_SET_USER_MEMORY_REGION, 0),
 }
 IORING_OFF_SQ_RING, IORING_OFF_SQES = 0, 0x10000000
 IORING_OP_WRITE, IORING_OP_LAST = 23, 49
