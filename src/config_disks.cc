@@ -111,6 +111,12 @@ Result<> set_disk_overlay(const ConfigValue& value, Config& config) {
   return {};
 }
 
+Result<> set_disk_base_format(const ConfigValue& value, Config& config) {
+  TRY_ASSIGN(const std::size_t index, value.word({"raw", "overlay"}));
+  config.disks.back().base_format = index == 0 ? BaseFormat::kRaw : BaseFormat::kOverlay;
+  return {};
+}
+
 RateLimitConfig& disk_limit(Config& config) {
   return config.disks.back().rate_limit;
 }

@@ -19,6 +19,7 @@ Result<> set_disk_direct(const ConfigValue& value, Config& config);
 Result<> set_disk_cache(const ConfigValue& value, Config& config);
 Result<> set_disk_queues(const ConfigValue& value, Config& config);
 Result<> set_disk_overlay(const ConfigValue& value, Config& config);
+Result<> set_disk_base_format(const ConfigValue& value, Config& config);
 RateLimitConfig& disk_limit(Config& config);
 
 Result<> add_volume(const ConfigValue& value, Config& config);

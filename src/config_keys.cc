@@ -309,6 +309,7 @@ constexpr auto kKeysOfNow = std::to_array<ConfigKey>({
     {"disk.cache", set_disk_cache},
     {"disk.queues", set_disk_queues},
     {"disk.overlay", set_disk_overlay},
+    {"disk.base_format", set_disk_base_format},
     {"disk.rate_limit.bandwidth.size",
      set_tokens<disk_limit, kBandwidth, &TokenBucketConfig::size>},
     {"disk.rate_limit.bandwidth.refill", set_refill<disk_limit, kBandwidth>},

@@ -175,6 +175,8 @@ toml::table disk_table(const DiskConfig& disk) {
   }
   add_text(table, "partuuid", disk.partuuid);
   add_text(table, "overlay", disk.overlay);
+  constexpr std::array kBaseFormats = {"", "raw", "overlay"};
+  add_text(table, "base_format", kBaseFormats.at(std::to_underlying(disk.base_format)));
   if (toml::table limit = rate_limit_table(disk.rate_limit); !limit.empty()) {
     table.insert("rate_limit", limit);
   }

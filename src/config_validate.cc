@@ -81,6 +81,11 @@ Result<> validate_disk(const DiskConfig& disk) {
                  "direct: not yet supported with an overlay, which wants the host's page cache; "
                  "remove one of the two");
   }
+  if (disk.overlay.empty() && disk.base_format != BaseFormat::kUnset) {
+    return wrong("disk", disk.id,
+                 "base_format: says what lies below an overlay; name a file for it (overlay), or "
+                 "remove it");
+  }
   return validate_rate_limit(disk.rate_limit, fmt::format("disk {}: rate_limit", quoted(disk.id)));
 }
 

@@ -59,8 +59,11 @@ void ControlConnection::read() {
 
 void ControlConnection::on_read(Op& /*op*/, Completion completion) {
   if (completion.result > 0) {
-    if (UniqueFd file = AncillaryFile::take(message_)) {
-      file_ = std::move(file);
+    for (UniqueFd& file : AncillaryFiles::take(message_)) {
+      files_.push_back(std::move(file));
+    }
+    if (files_.size() > AncillaryFiles::kMax) {
+      files_.clear();  // no request has so many; that it misses them is its answer
     }
   }
   if (!socket_) {
@@ -89,7 +92,7 @@ void ControlConnection::serve() {
     }
     if (parser_.complete()) {
       HttpRequest request = parser_.take();
-      request.file = std::move(file_);
+      request.files = std::exchange(files_, {});
       keep_alive_ = request.keep_alive;
       answering_ = true;
       patience_.cancel();

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "src/base/ancillary_file.h"
+#include "src/base/ancillary_files.h"
 #include "src/base/fd.h"
 #include "src/base/unix_socket.h"
 #include "src/control_verbs.h"
@@ -76,9 +76,9 @@ class ControlConnection final : public EventListener {
   Timer patience_;
   std::array<std::byte, 4096> input_ = {};
   iovec input_room_ = {};
-  AncillaryFile ancillary_;
+  AncillaryFiles ancillary_;
   msghdr message_ = {};
-  UniqueFd file_;                // came with what is read, for the request that it belongs to
+  std::vector<UniqueFd> files_;  // came with what is read, for the request that they belong to
   std::size_t input_begin_ = 0;  // what is not yet parsed
   std::size_t input_end_ = 0;
   std::string output_;  // what is being written

@@ -159,14 +159,15 @@ void nmi(Machine& machine, HttpRequest& /*request*/, const Done& done) {
 }
 
 void drive(Machine& machine, HttpRequest& request, const Done& done) {
-  Result<> begun = change_drive(machine, request.body, std::move(request.file),
-                                [done](const Result<DriveState>& state) {
-                                  done(state ? ok({{"version", 1},
-                                                   {"id", state->id},
-                                                   {"path", state->path},
-                                                   {"size_bytes", state->bytes}})
-                                             : control_error(500, state.error().message()));
-                                });
+  UniqueFd file = request.files.empty() ? UniqueFd() : std::move(request.files.back());
+  Result<> begun =
+      change_drive(machine, request.body, std::move(file), [done](const Result<DriveState>& state) {
+        done(state ? ok({{"version", 1},
+                         {"id", state->id},
+                         {"path", state->path},
+                         {"size_bytes", state->bytes}})
+                   : control_error(500, state.error().message()));
+      });
   if (!begun) {
     done(control_error(400, begun.error().message()));
   }
@@ -174,7 +175,8 @@ void drive(Machine& machine, HttpRequest& request, const Done& done) {
 
 void snapshot(Machine& machine, HttpRequest& request, const Done& done) {
   Result<> begun = save_machine_into(
-      machine, request.body, std::move(request.file), [done](const Result<SnapshotReport>& report) {
+      machine, request.body, std::move(request.files),
+      [done](const Result<SnapshotReport>& report) {
         done(report ? ok(snapshot_json(*report)) : control_error(500, report.error().message()));
       });
   if (!begun) {

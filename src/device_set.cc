@@ -10,6 +10,7 @@
 #include <fmt/core.h>
 
 #include "arch/x86_64/layout.h"
+#include "devices/block/overlay_disk.h"
 #include "devices/rng/rng_device.h"
 #include "devices/virtio/uapi.h"
 #include "src/base/log.h"
@@ -211,6 +212,25 @@ Result<> DeviceSet::change_disk(const std::string& id, BlockChange::Wanted wante
                                  }));
   ++changing_;
   return {};
+}
+
+bool DeviceSet::one_thread_serves(const std::string& disk) {
+  const VirtioSlot& slot = slot_of(disk);
+  return slot.reactors.size() <= 2;  // the first serves no queue where there are others
+}
+
+void DeviceSet::freeze_disk(const std::string& disk, OverlayFile overlay) {
+  CHECK(still_);
+  BlockDevice& block = *slot_of(disk).block;
+  OverlayBacking backing = block.disk().freeze();
+  const std::string& what = block.id();
+  if (Result<> shared = make_shared_file(backing.overlays.empty() ? backing.image
+                                                                  : backing.overlays.front().file);
+      !shared) {
+    log_warn("block", "disk {}: what is frozen stays this VM's alone: {}", what,
+             shared.error().message());
+  }
+  block.exchange_disk(std::make_unique<OverlayDisk>(std::move(overlay), std::move(backing)));
 }
 
 void DeviceSet::on_quiesced() {

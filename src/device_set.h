@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "arch/arch.h"
+#include "devices/block/overlay_file.h"
 #include "devices/legacy/acpi_pm.h"
 #include "devices/legacy/boot_timer.h"
 #include "devices/legacy/cmos.h"
@@ -79,6 +80,14 @@ class DeviceSet {
   /// Changes a disk while the guest uses it: BlockChange. Errors: kConfig where it cannot be now.
   /// On the reactor's thread.
   Result<> change_disk(const std::string& id, BlockChange::Wanted wanted, BlockChange::Done done);
+
+  /// Whether a change_disk() is not done yet.
+  bool changing_disks() const { return changing_ > 0; }
+  /// Whether one thread serves all queues of that disk.
+  bool one_thread_serves(const std::string& disk);
+  /// Has that disk only be read from now on, and `overlay` over it written in its place. While all
+  /// stand still. On the reactor's thread.
+  void freeze_disk(const std::string& disk, OverlayFile overlay);
 
   /// Bytes of a disk that there is.
   std::uint64_t disk_size(const std::string& id) { return slot_of(id).block->disk().size(); }

@@ -37,14 +37,19 @@ Result<> show(const DiskCommand& command) {
         {"written_bytes", written},
         {"allocated_bytes", allocated},
         {"cloned", header.cloned},
-        {"base", {{"path", header.base_path}, {"size_bytes", header.base_size}}}};
+        {"base",
+         {{"path", header.base_path},
+          {"size_bytes", header.base_size},
+          {"format", header.base_is_overlay ? "overlay" : "raw"}}}};
     text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   } else {
     text = fmt::format(
         "size       {} bytes\nwritten    {} bytes, in blocks of {}\nallocated  {} bytes\n"
         "base       {}, {} bytes{}\n",
         header.size, written, kOverlayBlock, allocated, header.base_path, header.base_size,
-        header.cloned ? "; not needed to read it (a reflink)" : "");
+        header.cloned            ? "; not needed to read it (a reflink)"
+        : header.base_is_overlay ? "; an overlay itself"
+                                 : "");
   }
   if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
     return fail_errno(errno, "stdout");
@@ -56,6 +61,13 @@ Result<> commit(const DiskCommand& command) {
   TRY_ASSIGN(OverlayFile overlay, open_overlay(command.overlay, true));
   const std::string path =
       command.base.empty() ? overlay.header.base_path : absolute_path(command.base);
+  if (overlay.header.base_is_overlay) {
+    TRY_ASSIGN(OverlayFile base, open_overlay(path, true));
+    TRY_ASSIGN(OverlayBase known, overlay_base_of(path, base.file));
+    known.size = base.header.size;
+    TRY(check_overlay_base(overlay.header, known));
+    return commit_overlay(overlay, base, path);
+  }
   TRY_ASSIGN(DiskFile base, open_disk_file(path, {.writable = true}));
   TRY_ASSIGN(const OverlayBase known, overlay_base_of(path, base));
   TRY(check_overlay_base(overlay.header, known));
@@ -65,7 +77,9 @@ Result<> commit(const DiskCommand& command) {
 Result<> rebase(const DiskCommand& command) {
   TRY_ASSIGN(OverlayFile overlay, open_overlay(command.overlay, true));
   const std::string path = absolute_path(command.base);
-  TRY_ASSIGN(const DiskFile base, open_disk_file(path, {}));
+  const bool is_overlay =
+      command.moved ? overlay.header.base_is_overlay : command.base_format == "overlay";
+  TRY_ASSIGN(const OverlayBacking base, open_backing(path, is_overlay));
   if (command.moved) {
     TRY_ASSIGN(const OverlayBase known, overlay_base_of(path, base));
     if (known.size != overlay.header.base_size) {
@@ -75,7 +89,8 @@ Result<> rebase(const DiskCommand& command) {
     }
     return repoint_overlay(overlay, base, path);
   }
-  TRY_ASSIGN(const DiskFile old_base, open_disk_file(overlay.header.base_path, {}));
+  TRY_ASSIGN(const OverlayBacking old_base,
+             open_backing(overlay.header.base_path, overlay.header.base_is_overlay));
   TRY_ASSIGN(const OverlayBase known, overlay_base_of(overlay.header.base_path, old_base));
   TRY(check_overlay_base(overlay.header, known));
   return rebase_overlay(overlay, old_base, base, path);

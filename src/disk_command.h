@@ -11,9 +11,10 @@ namespace vireo {
 struct DiskCommand {
   std::string verb;  ///< info, commit or rebase
   std::string overlay;
-  std::string base;    ///< instead of the one that the overlay names; of rebase: the new one
-  bool moved = false;  ///< rebase: the new base is the old one at another place
-  bool json = false;   ///< info: for programs
+  std::string base;         ///< instead of the one that the overlay names; of rebase: the new one
+  std::string base_format;  ///< rebase: "raw", "overlay", or empty: raw
+  bool moved = false;       ///< rebase: the new base is the old one at another place
+  bool json = false;        ///< info: for programs
 };
 
 /// Does it. Errors: those of the files; kSystem where a VM uses one of them.

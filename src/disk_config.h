@@ -10,6 +10,9 @@
 namespace vireo {
 
 enum class DiskCache : std::uint8_t { kWriteback, kUnsafe };
+/// What is at a disk's path where there is an overlay over it. kUnset: as the overlay says, and an
+/// image where that is made now.
+enum class BaseFormat : std::uint8_t { kUnset, kRaw, kOverlay };
 
 struct DiskConfig {
   std::string id;  ///< also the virtio serial
@@ -21,6 +24,7 @@ struct DiskConfig {
   DiskCache cache = DiskCache::kWriteback;
   unsigned queues = 1;  ///< 0: one for each vCPU
   std::string overlay;
+  BaseFormat base_format = BaseFormat::kUnset;
   RateLimitConfig rate_limit;
   bool operator==(const DiskConfig&) const = default;
 };

@@ -8,6 +8,7 @@
 
 #include <fmt/core.h>
 
+#include "devices/block/overlay_backing.h"
 #include "devices/block/overlay_disk.h"
 #include "devices/block/overlay_file.h"
 #include "devices/block/raw_disk.h"
@@ -19,37 +20,57 @@ namespace vireo {
 
 namespace {
 
-Result<std::unique_ptr<Disk>> open_raw(const DiskConfig& config) {
+Result<> open_raw(const DiskConfig& config, OpenDisk& opened) {
   TRY_ASSIGN(DiskFile file,
              open_disk_file(config.path, {.writable = !config.readonly, .direct = config.direct}));
-  return std::make_unique<RawDisk>(std::move(file));
+  opened.disk = std::make_unique<RawDisk>(std::move(file));
+  return {};
 }
 
-Result<std::unique_ptr<Disk>> open_over_base(const DiskConfig& config) {
-  TRY_ASSIGN(DiskFile base_file, open_disk_file(config.path, {}));
-  TRY_ASSIGN(const OverlayBase base, overlay_base_of(absolute_path(config.path), base_file));
+/// An overlay of nothing; false where another process was faster.
+Result<bool> make_new_overlay(const DiskConfig& config) {
+  TRY_ASSIGN(const OverlayBacking backing,
+             open_backing(config.path, config.base_format == BaseFormat::kOverlay));
+  TRY_ASSIGN(const OverlayBase base, overlay_base_of(absolute_path(config.path), backing));
+  return make_overlay(config.overlay, base, backing.top());
+}
+
+Result<> open_over_base(const DiskConfig& config, OpenDisk& opened) {
   if (!is_inherited(config.overlay) && ::access(config.overlay.c_str(), F_OK) < 0 &&
       errno == ENOENT) {
-    TRY(make_overlay(config.overlay, base, base_file));
+    TRY_ASSIGN(opened.fresh, make_new_overlay(config));
+    opened.made = MadeFile(opened.fresh ? config.overlay : "");
   }
   TRY_ASSIGN(OverlayFile overlay, open_overlay(config.overlay, true));
+  const bool over_overlay = overlay.header.base_is_overlay;
+  if (config.base_format != BaseFormat::kUnset &&
+      over_overlay != (config.base_format == BaseFormat::kOverlay)) {
+    return fail(ErrorCode::kConfig,
+                fmt::format("base_format: {} was made over {}; wants \"{}\"", config.overlay,
+                            over_overlay ? "another overlay" : "an image",
+                            over_overlay ? "overlay" : "raw"));
+  }
+  TRY_ASSIGN(OverlayBacking backing, open_backing(config.path, over_overlay));
+  TRY_ASSIGN(const OverlayBase base, overlay_base_of(absolute_path(config.path), backing));
   if (Result<> suits = check_overlay_base(overlay.header, base); !suits) {
     return std::unexpected(std::move(suits).error().context(config.overlay));
   }
-  return std::make_unique<OverlayDisk>(std::move(overlay), std::move(base_file));
+  opened.disk = std::make_unique<OverlayDisk>(std::move(overlay), std::move(backing));
+  return {};
 }
 
 Result<OpenDisk> open_disk(const DiskConfig& config, const MachineConfig& machine) {
-  auto disk = config.overlay.empty() ? open_raw(config) : open_over_base(config);
-  if (!disk) {
-    return std::unexpected(std::move(disk).error().context(fmt::format("disk \"{}\"", config.id)));
+  OpenDisk opened = {.settings = {.id = config.id,
+                                  .readonly = config.readonly,
+                                  .flush = config.cache == DiskCache::kWriteback,
+                                  .queues = resolved_queues(config, machine),
+                                  .rate_limit = config.rate_limit}};
+  if (Result<> done =
+          config.overlay.empty() ? open_raw(config, opened) : open_over_base(config, opened);
+      !done) {
+    return std::unexpected(std::move(done).error().context(fmt::format("disk \"{}\"", config.id)));
   }
-  return OpenDisk{.settings = {.id = config.id,
-                               .readonly = config.readonly,
-                               .flush = config.cache == DiskCache::kWriteback,
-                               .queues = resolved_queues(config, machine),
-                               .rate_limit = config.rate_limit},
-                  .disk = std::move(*disk)};
+  return opened;
 }
 
 Result<OpenDisk> open_volume(const VolumeConfig& config) {
@@ -80,6 +101,12 @@ Result<OpenDisk> open_seed(const CloudInitConfig& config, const std::string& nam
 }
 
 }  // namespace
+
+MadeFile::~MadeFile() {
+  if (!path_.empty()) {
+    ::unlink(path_.c_str());
+  }
+}
 
 Result<std::vector<OpenDisk>> open_disks(const Config& config) {
   std::vector<OpenDisk> disks;

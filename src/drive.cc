@@ -197,6 +197,9 @@ Result<> change_drive(Machine& machine, const std::string& body, UniqueFd file,
   if (is_volume && (request.has_path() || limit)) {
     return in_context({ErrorCode::kConfig, "a volume takes size only; make it a disk for more"});
   }
+  if (machine.saving()) {
+    return wrong("a snapshot is not done yet; ask again later");
+  }
   if (machine.state() == MachineState::kStopping) {
     return wrong("the VM is stopping");
   }

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "src/base/fd.h"
 
@@ -21,7 +22,7 @@ struct HttpRequest {
   std::string accept;  ///< the header's value
   std::string body;
   bool keep_alive = true;
-  UniqueFd file;  ///< came beside it on a UNIX socket; none from the parser
+  std::vector<UniqueFd> files;  ///< came beside it on a UNIX socket; none from the parser
 };
 
 /// Reads requests one after the other, from bytes cut anywhere.

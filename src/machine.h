@@ -67,6 +67,8 @@ struct SnapshotRequest {
   AfterSnapshot then = AfterSnapshot::kResume;
   bool diff = false;                   ///< what has changed since …
   std::optional<SnapshotUuid> parent;  ///< … this one; without it the one before
+  DisksAtSnapshot disks = DisksAtSnapshot::kNone;
+  std::vector<CheckpointFile> disk_files;  ///< see DiskCheckpoint
 };
 
 struct SnapshotReport {
@@ -129,6 +131,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::vector<Metric> metrics() const;
 
   MachineState state() const { return state_; }
+  /// From snapshot() until its `done`.
+  bool saving() const { return snapshot_ != nullptr; }
   bool ready() const { return ready_; }
   std::uint32_t restarts() const { return restarts_; }
   /// As it is now: verbs change it.
@@ -174,6 +178,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   void begin_stop();
 
   Result<> open_inputs();
+  void keep_made_files();
   Result<> create_vm(const RestoreSource* source);
   Result<> create_devices();
   Result<> load_guest();
@@ -234,8 +239,9 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::optional<ReportFile> timeline_file_;
   std::optional<ReportFile> profile_file_;
   std::optional<ReportFile> metrics_file_;
-  std::optional<Error> failure_;  // of End::kFailed
-  std::vector<OpenDisk> disks_;   // until the devices have them
+  std::optional<Error> failure_;      // of End::kFailed
+  std::vector<OpenDisk> disks_;       // until the devices have them
+  std::vector<MadeFile> made_files_;  // until the machine is built
 
   std::atomic<End> end_ = End::kNone;
   std::atomic<std::uint32_t> phase_ = 0;  // guest marks so far

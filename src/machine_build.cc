@@ -86,6 +86,7 @@ Result<std::unique_ptr<Machine>> Machine::build(const Config& config, Timeline& 
   TRY(machine->load_guest());
   TRY(machine->create_vcpus());
   TRY(machine->setup_vcpus());
+  machine->keep_made_files();
   return machine;
 }
 
@@ -104,7 +105,14 @@ Result<std::unique_ptr<Machine>> Machine::restore(const Config& config, RestoreS
   if (Result<> restored = machine->restore_state(source); !restored) {
     return std::unexpected(std::move(restored).error().context(source.path));
   }
+  machine->keep_made_files();
   return machine;
+}
+
+void Machine::keep_made_files() {
+  for (MadeFile& file : made_files_) {
+    file.keep();
+  }
 }
 
 /// What can be wrong with the operator's files is found before anything is made.
@@ -130,6 +138,9 @@ Result<> Machine::open_inputs() {
   };
   TRY(open_report(timeline_file_, config_.process.timeline, "process.timeline"));
   TRY_ASSIGN(disks_, open_disks(config_));
+  for (OpenDisk& disk : disks_) {
+    made_files_.push_back(std::move(disk.made));
+  }
   TRY(open_report(profile_file_, config_.process.profile, "process.profile"));
   return open_report(metrics_file_, config_.metrics_path, "metrics.path");
 }

@@ -20,20 +20,19 @@ Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
                           : "the guest is starting anew; ask again later");
   }
   TRY_ASSIGN(const SnapshotJob::Kind kind, kind_of(request));
-  Config config = config_;
-  config.machine.uuid = uuid_;
-  TRY_ASSIGN(snapshot_,
-             SnapshotJob::create({.vm = *vm_,
-                                  .vcpu_fds = vcpu_fds_,
-                                  .cpu_model = *cpu_model_,
-                                  .memory = *memory_,
-                                  .changes = *changes_,
-                                  .devices = *devices_,
-                                  .reactor = *reactor_,
-                                  .offload = *offload_,
-                                  .pagemap = pagemap_.get()},
-                                 std::move(request.file),
-                                 save_machine(config, directory_, memory_->regions()), kind));
+  TRY_ASSIGN(DiskCheckpoint disks,
+             DiskCheckpoint::create(request.disks, std::move(request.disk_files), *devices_,
+                                    config_, directory_));
+  TRY_ASSIGN(snapshot_, SnapshotJob::create({.vm = *vm_,
+                                             .vcpu_fds = vcpu_fds_,
+                                             .cpu_model = *cpu_model_,
+                                             .memory = *memory_,
+                                             .changes = *changes_,
+                                             .devices = *devices_,
+                                             .reactor = *reactor_,
+                                             .offload = *offload_,
+                                             .pagemap = pagemap_.get()},
+                                            std::move(request.file), std::move(disks), kind));
   snapshot_then_ = request.then;
   snapshot_void_ = false;
   snapshot_done_ = std::move(done);
@@ -111,7 +110,10 @@ void Machine::halt_for_snapshot() {
 
 /// The devices stand still.
 void Machine::capture_snapshot() {
-  snapshot_->capture([this](Result<> captured) { on_captured(std::move(captured)); });
+  Config config = snapshot_->disks().saved_config(config_);
+  config.machine.uuid = uuid_;
+  snapshot_->capture(save_machine(config, directory_, memory_->regions()),
+                     [this](Result<> captured) { on_captured(std::move(captured)); });
 }
 
 void Machine::on_captured(Result<> captured) {
@@ -123,6 +125,9 @@ void Machine::on_captured(Result<> captured) {
   // Until the guest goes on its disks stay as they are, whatever waits in its queues.
   devices_still_ = true;
   disks_fit_snapshot_ = snapshot_result_.has_value();
+  if (snapshot_result_) {
+    snapshot_->disks().go_on(config_);
+  }
   set_state(MachineState::kPaused);
   const bool goes_on = ran_before_snapshot_ && pause_waiters_.empty() &&
                        (!snapshot_result_ || snapshot_then_ == AfterSnapshot::kResume);
@@ -148,7 +153,11 @@ void Machine::resume_devices() {
   devices_still_ = false;
   devices_resuming_ = true;
   if (std::exchange(disks_fit_snapshot_, false)) {
-    advance_generation(written_disks(devices_->disks()));
+    for (const BlockDevice* const disk : devices_->disks()) {
+      if (!disk->readonly()) {
+        advance_generation(disk->disk().written_file());
+      }
+    }
   }
   devices_->resume(devices_resumed_task_);
 }

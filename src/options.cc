@@ -253,45 +253,6 @@ Result<Invocation> parse_doctor(const manual::Command& command,
   return invocation;
 }
 
-Result<> check_ctl_arguments(CtlCommand& ctl) {
-  const bool snapshot = ctl.verb == "snapshot";
-  if (ctl.verb == "drive" && ctl.argument.empty()) {
-    return fail(ErrorCode::kUsage, "drive: wants the id of a disk (see vireo ctl SOCKET config)");
-  }
-  if (snapshot && ctl.argument.empty()) {
-    return fail(ErrorCode::kUsage, "snapshot: wants the file that it becomes, such as web.vsnap");
-  }
-  if (ctl.verb != "drive" && !snapshot && !ctl.argument.empty()) {
-    return fail(ErrorCode::kUsage, fmt::format("{}: the verb {} takes no argument",
-                                               vireo::quoted(ctl.argument), ctl.verb));
-  }
-  if (ctl.verb != "drive" && !ctl.settings.empty()) {
-    return fail(ErrorCode::kUsage, fmt::format("{}: the verb {} takes no settings",
-                                               vireo::quoted(ctl.settings), ctl.verb));
-  }
-  for (const auto& [option, given] : {std::pair("--then", !ctl.then.empty()),
-                                      {"--disks", !ctl.disks.empty()},
-                                      {"--diff", ctl.diff},
-                                      {"--parent", !ctl.parent.empty()}}) {
-    if (!snapshot && given) {
-      return fail(ErrorCode::kUsage, fmt::format("{}: only the verb snapshot takes it", option));
-    }
-  }
-  if (!ctl.parent.empty() && !ctl.diff) {
-    return fail(ErrorCode::kUsage, "--parent: wants --diff, which is one to it");
-  }
-  ctl.then = ctl.then.empty() ? "resume" : ctl.then;
-  if (ctl.then != "resume" && ctl.then != "stop") {
-    return fail(ErrorCode::kUsage,
-                fmt::format("--then: {}: wants resume or stop", vireo::quoted(ctl.then)));
-  }
-  if (!ctl.disks.empty() && ctl.disks != "none") {
-    return fail(ErrorCode::kUsage,
-                fmt::format("--disks: {}: wants none", vireo::quoted(ctl.disks)));
-  }
-  return {};
-}
-
 Result<Invocation> parse_ctl(const manual::Command& command,
                              std::span<const char* const> arguments) {
   Invocation invocation;
@@ -305,6 +266,7 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   declare_value(app, option_of(manual::kCtlOptions, "--timeout"), ctl.timeout);
   declare_value(app, option_of(manual::kCtlOptions, "--then"), ctl.then);
   declare_value(app, option_of(manual::kCtlOptions, "--disks"), ctl.disks);
+  declare_value(app, option_of(manual::kCtlOptions, "--disk-files"), ctl.disk_files);
   declare_flag(app, option_of(manual::kCtlOptions, "--diff"), ctl.diff);
   declare_value(app, option_of(manual::kCtlOptions, "--parent"), ctl.parent);
   declare_flag(app, option_of(manual::kCtlOptions, "--json"), ctl.json);
@@ -318,7 +280,7 @@ Result<Invocation> parse_ctl(const manual::Command& command,
     return fail(ErrorCode::kUsage,
                 fmt::format("{}: no verb of ctl (see vireo ctl --help)", vireo::quoted(ctl.verb)));
   }
-  TRY(check_ctl_arguments(ctl));
+  TRY(check_ctl_command(ctl));
   if (!ctl.timeout.empty() && (ctl.verb != "stop" || !parse_duration(ctl.timeout))) {
     return fail(ErrorCode::kUsage,
                 ctl.verb != "stop"
@@ -338,6 +300,7 @@ Result<Invocation> parse_disk(const manual::Command& command,
   declare_argument(app, manual::kDiskArguments[0], disk.verb);
   declare_argument(app, manual::kDiskArguments[1], disk.overlay);
   declare_value(app, option_of(manual::kDiskOptions, "--base"), disk.base);
+  declare_value(app, option_of(manual::kDiskOptions, "--base-format"), disk.base_format);
   declare_flag(app, option_of(manual::kDiskOptions, "--moved"), disk.moved);
   declare_flag(app, option_of(manual::kDiskOptions, "--json"), disk.json);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
@@ -360,6 +323,15 @@ Result<Invocation> parse_disk(const manual::Command& command,
   }
   if (disk.moved && !rebase) {
     return wrong("--moved: only disk rebase takes it");
+  }
+  if (!disk.base_format.empty()) {
+    if (!rebase || disk.moved) {
+      return wrong("--base-format: only disk rebase takes it, and not with --moved");
+    }
+    if (disk.base_format != "raw" && disk.base_format != "overlay") {
+      return fail(ErrorCode::kUsage, fmt::format("--base-format: {}: wants raw or overlay",
+                                                 vireo::quoted(disk.base_format)));
+    }
   }
   if (disk.json && disk.verb != "info") {
     return wrong("--json: only disk info takes it");

@@ -6,12 +6,14 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <fmt/core.h>
 
 #include "src/base/fd_path.h"
 #include "src/config_keys.h"
 #include "src/option_words.h"
+#include "src/saved_disks.h"
 #include "src/saved_machine.h"
 
 namespace vireo {
@@ -34,7 +36,8 @@ Result<std::string> id_of(const RestoreCommand::Change& change) {
 
 /// What of a disk is the host's, so that another process may have it at another place.
 bool may_change(std::string_view key) {
-  return key == "id" || key == "path" || key == "overlay" || key == "direct";
+  return key == "id" || key == "path" || key == "overlay" || key == "direct" ||
+         key == "base_format";
 }
 
 /// Changes the disk or the volume that the option names.
@@ -123,8 +126,21 @@ Result<> refuse_forgotten(Config& config) {
       });
 }
 
+/// Whether the command line has `key` of the disk or volume `id`.
+bool gives(const RestoreCommand& command, const std::string& id, std::string_view key) {
+  return std::ranges::any_of(command.changes, [&](const RestoreCommand::Change& change) {
+    const std::vector<OptionWord> words = split_option_words(change.text);
+    const auto is_id = [&id](const OptionWord& word) {
+      return word.key == "id" && word.value == id;
+    };
+    return (change.key == "disk" || change.key == "volume") && std::ranges::any_of(words, is_id) &&
+           std::ranges::find(words, key, &OptionWord::key) != words.end();
+  });
+}
+
 /// Those that the command line names: at another place, or as they are.
-Result<> accept_disks(const Config& config, const RestoreCommand& command, RestoreSource& source) {
+Result<> accept_disks(const Config& config, const SavedDisks& saved, const RestoreCommand& command,
+                      RestoreSource& source) {
   for (const std::string& id : command.stale_disks) {
     if (std::ranges::find(config.disks, id, &DiskConfig::id) == config.disks.end() &&
         std::ranges::find(config.volumes, id, &VolumeConfig::id) == config.volumes.end()) {
@@ -133,14 +149,24 @@ Result<> accept_disks(const Config& config, const RestoreCommand& command, Resto
     }
     source.accepted_disks.push_back(id);
   }
-  for (const RestoreCommand::Change& change : command.changes) {
-    const std::vector<OptionWord> words = split_option_words(change.text);
-    const auto has = [&words](std::string_view key) {
-      return std::ranges::find(words, key, &OptionWord::key) != words.end();
-    };
-    if ((change.key == "disk" || change.key == "volume") && (has("path") || has("overlay"))) {
-      TRY_ASSIGN(std::string id, id_of(change));
-      source.accepted_disks.push_back(std::move(id));
+  for (const SavedDisks::Disk& disk : saved.disks) {
+    const bool other_path = gives(command, disk.id, "path");
+    if (other_path) {
+      source.accepted_disks.push_back(disk.id);
+    }
+    if (!disk.overlay || disk.frozen) {
+      continue;  // an overlay over it leaves it as it is, which is looked at
+    }
+    if (gives(command, disk.id, "overlay")) {
+      source.accepted_disks.push_back(disk.id);
+    }
+    const auto table = std::ranges::find(config.disks, disk.id, &DiskConfig::id);
+    if (!other_path && table != config.disks.end() && !is_inherited(table->overlay) &&
+        ::access(table->overlay.c_str(), F_OK) < 0) {
+      return fail(ErrorCode::kMissingInput,
+                  fmt::format("disk {}: the overlay with what the guest has written is not at {}; "
+                              "wants its place (--disk id={},overlay=PATH)",
+                              quoted(disk.id), table->overlay, disk.id));
     }
   }
   return {};
@@ -191,7 +217,12 @@ Result<Config> restored_config(RestoreSource& source, const RestoreCommand& comm
   if (Result<> same = check_memory_map(*machine, *config); !same) {
     return in_file(source, std::move(same).error());
   }
-  TRY(accept_disks(*config, command, source));
+  auto disks = reader->take<SavedDisks>(0);
+  if (!disks) {
+    return in_file(source, std::move(disks).error());
+  }
+  TRY(accept_disks(*config, *disks, command, source));
+  TRY(check_frozen(*disks, *config, source.accepted_disks));
   TRY(refuse_forgotten(*config));
   TRY(validate(*config));
   const bool reserved =

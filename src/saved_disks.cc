@@ -36,12 +36,20 @@ std::uint64_t generation_of(int file) {
   return generation;
 }
 
-Result<SavedDisks::Disk> state_of(std::string_view id, int file) {
+/// What is below an overlay that was made for this machine has to be as it was, or else what is
+/// written.
+int file_that_was(const OpenDisk& disk) {
+  return disk.fresh ? disk.disk->base_file() : disk.disk->written_file();
+}
+
+}  // namespace
+
+Result<SavedDisks::Disk> save_disk(const std::string& id, int file) {
   struct stat found = {};
   if (::fstat(file, &found) < 0) {
     return fail_errno(errno, fmt::format("disk \"{}\"", id));
   }
-  return SavedDisks::Disk{.id = std::string(id),
+  return SavedDisks::Disk{.id = id,
                           .block_device = S_ISBLK(found.st_mode),
                           .inode = found.st_ino,
                           .bytes = static_cast<std::uint64_t>(found.st_size),
@@ -49,6 +57,8 @@ Result<SavedDisks::Disk> state_of(std::string_view id, int file) {
                           .changed_ns = nanoseconds(found.st_ctim),
                           .generation = generation_of(file)};
 }
+
+namespace {
 
 /// What of the disk is another one now; empty: nothing.
 std::string_view difference(const SavedDisks::Disk& saved, const SavedDisks::Disk& now) {
@@ -69,37 +79,32 @@ std::string_view difference(const SavedDisks::Disk& saved, const SavedDisks::Dis
 
 }  // namespace
 
-std::vector<WrittenDisk> written_disks(std::span<const BlockDevice* const> disks) {
-  std::vector<WrittenDisk> written;
-  for (const BlockDevice* const disk : disks) {
-    if (!disk->readonly()) {
-      written.push_back({.id = disk->id(), .file = disk->disk().written_file()});
-    }
+void advance_generation(int file) {
+  const std::string text = fmt::format("{}", generation_of(file) + 1);
+  if (::fsetxattr(file, kAttribute, text.data(), text.size(), 0) < 0) {
+    // Without attributes the times of the file have to do. The kernel's own tick too slowly to tell
+    // a write just behind the snapshot from one before it.
+    std::array<timespec, 2> times = {};
+    times[0].tv_nsec = UTIME_OMIT;
+    ::clock_gettime(CLOCK_REALTIME, &times[1]);
+    ::futimens(file, times.data());
   }
-  return written;
 }
 
-Result<SavedDisks> save_disks(std::span<const WrittenDisk> disks) {
-  SavedDisks saved;
-  for (const WrittenDisk& disk : disks) {
-    TRY_ASSIGN(SavedDisks::Disk state, state_of(disk.id, disk.file));
-    saved.disks.push_back(std::move(state));
-  }
-  return saved;
-}
-
-void advance_generation(std::span<const WrittenDisk> disks) {
-  for (const WrittenDisk& disk : disks) {
-    const std::string text = fmt::format("{}", generation_of(disk.file) + 1);
-    if (::fsetxattr(disk.file, kAttribute, text.data(), text.size(), 0) < 0) {
-      // Without attributes the times of the file have to do. The kernel's own tick too slowly to
-      // tell a write just behind the snapshot from one before it.
-      std::array<timespec, 2> times = {};
-      times[0].tv_nsec = UTIME_OMIT;
-      ::clock_gettime(CLOCK_REALTIME, &times[1]);
-      ::futimens(disk.file, times.data());
+Result<> check_frozen(const SavedDisks& saved, const Config& config,
+                      std::span<const std::string> accepted) {
+  for (const SavedDisks::Disk& disk : saved.disks) {
+    const auto table = std::ranges::find(config.disks, disk.id, &DiskConfig::id);
+    const bool other = !disk.overlay && std::ranges::find(accepted, disk.id) != accepted.end();
+    if (disk.frozen && !other && table != config.disks.end() && table->overlay.empty()) {
+      return fail(ErrorCode::kConfig,
+                  fmt::format("disk \"{0}\": was frozen for this snapshot, and is only read since; "
+                              "wants a file of this VM's own for what it writes (--disk "
+                              "id={0},overlay=PATH, made where there is none)",
+                              disk.id));
     }
   }
+  return {};
 }
 
 Result<> check_disks(const SavedDisks& saved, std::span<const OpenDisk> disks,
@@ -114,15 +119,15 @@ Result<> check_disks(const SavedDisks& saved, std::span<const OpenDisk> disks,
       return std::unexpected(
           section_error(SavedDisks::kTag, 0, fmt::format("does not know disk {}", id)));
     }
-    TRY_ASSIGN(const SavedDisks::Disk now, state_of(id, disk.disk->written_file()));
+    TRY_ASSIGN(const SavedDisks::Disk now, save_disk(id, file_that_was(disk)));
     if (const std::string_view what = difference(*before, now); !what.empty()) {
       return fail(
           ErrorCode::kBadInput,
           fmt::format("disk \"{0}\" {1} since this snapshot was taken, and the guest would corrupt "
                       "what is on it now; put a copy from that moment in its place (--disk "
-                      "id={0},path=COPY), go back to it as it was then and restore again, or take "
+                      "id={0},{2}=COPY), go back to it as it was then and restore again, or take "
                       "it as it is (--stale-disk {0})",
-                      id, what));
+                      id, what, before->overlay && !before->frozen ? "overlay" : "path"));
     }
     if (now.block_device) {
       log_warn("block",

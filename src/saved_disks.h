@@ -24,6 +24,8 @@ struct SavedDisks {
   struct Disk {
     static constexpr std::size_t kTextMax = 4096;
     std::string id;
+    bool overlay = false;       ///< it is one
+    bool frozen = false;        ///< it is only read since, and a machine wants an overlay over it
     bool block_device = false;  ///< the times say nothing
     std::uint64_t inode = 0;
     std::uint64_t bytes = 0;
@@ -32,7 +34,7 @@ struct SavedDisks {
     std::uint64_t generation = 0;  ///< the attribute user.vireo.generation; 0: it has none
     void fields(auto& ar) {
       ar.text(id, kTextMax);
-      ar(block_device, inode, bytes, modified_ns, changed_ns, generation);
+      ar(overlay, frozen, block_device, inode, bytes, modified_ns, changed_ns, generation);
     }
   };
   std::vector<Disk> disks;
@@ -40,18 +42,17 @@ struct SavedDisks {
   void fields(auto& ar) { ar.list(disks, kDisksMax); }
 };
 
-/// A disk that the guest may write: its id, and the descriptor of the file behind it.
-struct WrittenDisk {
-  std::string_view id;
-  int file = -1;
-};
-std::vector<WrittenDisk> written_disks(std::span<const BlockDevice* const> disks);
+/// Of a file that is not written to meanwhile. Errors: kSystem.
+Result<SavedDisks::Disk> save_disk(const std::string& id, int file);
 
-/// As they are now; nothing is held back, and nothing in flight. Errors: kSystem.
-Result<SavedDisks> save_disks(std::span<const WrittenDisk> disks);
+/// The guest goes on to write `file`: no snapshot before this fits any more, however soon it
+/// writes.
+void advance_generation(int file);
 
-/// The guest goes on to write them: no snapshot before this fits any more, however soon it writes.
-void advance_generation(std::span<const WrittenDisk> disks);
+/// The machine that is restored has something to write for each that is frozen, unless that is one
+/// of `accepted`. Errors: kConfig, with the disk's id and what can be done.
+Result<> check_frozen(const SavedDisks& saved, const Config& config,
+                      std::span<const std::string> accepted);
 
 /// Whether `disks` are as they were saved, but for those of `accepted`. Errors: kBadInput, with the
 /// disk's id and what can be done.

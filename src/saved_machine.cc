@@ -13,12 +13,16 @@ namespace vireo {
 namespace {
 
 void make_absolute(std::string& path, const std::string& directory) {
-  if (!path.empty() && !path.starts_with('/') && !is_inherited(path)) {
-    path = fmt::format("{}/{}", directory, path);
-  }
+  path = absolute_in(directory, path);
 }
 
 }  // namespace
+
+std::string absolute_in(const std::string& directory, const std::string& path) {
+  return path.empty() || path.starts_with('/') || is_inherited(path)
+             ? path
+             : fmt::format("{}/{}", directory, path);
+}
 
 SavedMachine save_machine(const Config& config, const std::string& directory,
                           std::span<const GuestMemory::Region> regions) {

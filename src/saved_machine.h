@@ -40,6 +40,9 @@ struct SavedMachine {
   }
 };
 
+/// Relative paths begin at `directory`; what is no path stays.
+std::string absolute_in(const std::string& directory, const std::string& path);
+
 /// `config` as it goes into a snapshot: what belongs to the process alone is left out, relative
 /// paths begin at `directory`.
 SavedMachine save_machine(const Config& config, const std::string& directory,

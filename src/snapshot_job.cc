@@ -10,7 +10,6 @@
 
 #include "arch/arch.h"
 #include "src/memory/page_table.h"
-#include "src/saved_disks.h"
 #include "src/uuid.h"
 
 namespace vireo {
@@ -26,23 +25,24 @@ std::uint64_t realtime_ns() {
 
 }  // namespace
 
-SnapshotJob::SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine,
+SnapshotJob::SnapshotJob(const Context& context, UniqueFd file, DiskCheckpoint disks,
                          const Kind& kind)
     : context_(context),
       file_(std::move(file)),
-      machine_(std::move(machine)),
+      disks_(std::move(disks)),
       kind_(kind),
       pages_(context.memory.size() / kImagePage),
       logs_(kind.keep_log),
       changed_(context.memory.size() / kImagePage) {
+  disks_job_.bind<SnapshotJob, &SnapshotJob::see_to_disks, &SnapshotJob::on_disks>(this);
   collect_job_.bind<SnapshotJob, &SnapshotJob::collect, &SnapshotJob::on_collected>(this);
   file_job_.bind<SnapshotJob, &SnapshotJob::write_file, &SnapshotJob::on_file_written>(this);
 }
 
 Result<std::unique_ptr<SnapshotJob>> SnapshotJob::create(const Context& context, UniqueFd file,
-                                                         SavedMachine machine, const Kind& kind) {
+                                                         DiskCheckpoint disks, const Kind& kind) {
   auto job = std::unique_ptr<SnapshotJob>(
-      new SnapshotJob(context, std::move(file), std::move(machine), kind));
+      new SnapshotJob(context, std::move(file), std::move(disks), kind));
   job->facts_.pages = job->pages_.pages();
   job->facts_.diff = kind.pages != Pages::kAll;
   job->facts_.parent = kind.parent;
@@ -70,23 +70,40 @@ void SnapshotJob::precopy(const PrecopyLimits& limits, Done done) {
   limits_ = limits;
   logs_ = true;
   done_ = std::move(done);
-  begin_round();
+  begin(disks_job_, &SnapshotJob::on_disks);
 }
 
-void SnapshotJob::capture(Done done) {
+void SnapshotJob::capture(SavedMachine machine, Done done) {
   facts_.created_ns = realtime_ns();
   capturing_ = true;
+  machine_ = std::move(machine);
   done_ = std::move(done);
-  if (Result<> saved = save_state(); !saved) {
-    end_step(std::move(saved));
-    return;
-  }
-  begin_round();
+  begin(disks_job_, &SnapshotJob::on_disks);
 }
 
-void SnapshotJob::begin_round() {
-  if (Result<> submitted = context_.offload.submit(context_.reactor, collect_job_); !submitted) {
-    on_collected(std::move(submitted));
+void SnapshotJob::begin(OffloadJob& job, void (SnapshotJob::*refused)(Result<>)) {
+  if (Result<> submitted = context_.offload.submit(context_.reactor, job); !submitted) {
+    (this->*refused)(std::move(submitted));
+  }
+}
+
+/// On a thread of the pool.
+Result<> SnapshotJob::see_to_disks() {
+  if (!capturing_) {
+    return disks_.prepare();
+  }
+  TRY_ASSIGN(saved_disks_, disks_.take());
+  return {};
+}
+
+void SnapshotJob::on_disks(Result<> result) {
+  if (result && capturing_) {
+    result = save_state();
+  }
+  if (result) {
+    begin(collect_job_, &SnapshotJob::on_collected);
+  } else {
+    end_step(std::move(result));
   }
 }
 
@@ -133,7 +150,7 @@ void SnapshotJob::on_round(Result<> result) {
   if (!result || capturing_) {
     end_step(std::move(result));
   } else {
-    begin_round();
+    begin(collect_job_, &SnapshotJob::on_collected);
   }
 }
 
@@ -143,8 +160,7 @@ void SnapshotJob::end_step(Result<> result) {
 
 Result<> SnapshotJob::save_state() {
   writer_.add(0, std::move(machine_));
-  TRY_ASSIGN(SavedDisks disks, save_disks(written_disks(context_.devices.disks())));
-  writer_.add(0, std::move(disks));
+  writer_.add(0, std::move(saved_disks_));
   context_.devices.save(writer_);
   // After the devices: those that were draining may have raised interrupts.
   return arch::save_kvm_state(context_.vm, context_.vcpu_fds, context_.cpu_model, writer_);
@@ -152,9 +168,7 @@ Result<> SnapshotJob::save_state() {
 
 void SnapshotJob::finish(Done done) {
   done_ = std::move(done);
-  if (Result<> submitted = context_.offload.submit(context_.reactor, file_job_); !submitted) {
-    on_file_written(std::move(submitted));
-  }
+  begin(file_job_, &SnapshotJob::on_file_written);
 }
 
 /// On a thread of the pool.
@@ -166,6 +180,7 @@ Result<> SnapshotJob::write_file() {
     data_bytes_ += run.kind == PageKind::kData ? run.count * kImagePage : 0;
   }
   const std::vector<std::byte> table = encode_page_table(runs);
+  TRY(disks_.sync());
   TRY(write_snapshot_file(
       file_.get(), facts_, writer_.sections(),
       {.page_table = table, .page_checksums = std::as_bytes(image.checksums())},

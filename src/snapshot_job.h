@@ -14,6 +14,7 @@
 #include "src/base/fd.h"
 #include "src/change_log.h"
 #include "src/device_set.h"
+#include "src/disk_checkpoint.h"
 #include "src/io/offload.h"
 #include "src/kvm/vm.h"
 #include "src/memory/guest_memory.h"
@@ -54,7 +55,7 @@ class SnapshotJob {
 
   /// `file` is an empty one, open for writing.
   static Result<std::unique_ptr<SnapshotJob>> create(const Context& context, UniqueFd file,
-                                                     SavedMachine machine, const Kind& kind);
+                                                     DiskCheckpoint disks, const Kind& kind);
   SnapshotJob(const SnapshotJob&) = delete;
   SnapshotJob& operator=(const SnapshotJob&) = delete;
   ~SnapshotJob();
@@ -67,8 +68,10 @@ class SnapshotJob {
   };
   /// Takes memory while the machine runs; what changes meanwhile is left to capture(). Not needed.
   void precopy(const PrecopyLimits& limits, Done done);
-  /// While vCPUs and devices stand still, until `done`.
-  void capture(Done done);
+  /// While vCPUs and devices stand still, until `done`. `machine` is as it is.
+  void capture(SavedMachine machine, Done done);
+  /// The disks; behind capture() they are as the snapshot has them.
+  DiskCheckpoint& disks() { return disks_; }
   /// When that has succeeded. The file is on its disk at the end.
   void finish(Done done);
 
@@ -77,20 +80,24 @@ class SnapshotJob {
   std::uint64_t data_bytes() const { return data_bytes_; }
 
  private:
-  SnapshotJob(const Context& context, UniqueFd file, SavedMachine machine, const Kind& kind);
+  SnapshotJob(const Context& context, UniqueFd file, DiskCheckpoint disks, const Kind& kind);
 
+  void begin(OffloadJob& job, void (SnapshotJob::*refused)(Result<>));
+  Result<> see_to_disks();
+  void on_disks(Result<> result);
   Result<> save_state();
   Result<> collect();
   void on_collected(Result<> result);
   void on_round(Result<> result);
-  void begin_round();
   void end_step(Result<> result);
   Result<> write_file();
   void on_file_written(Result<> result);
 
   const Context context_;
   UniqueFd file_;
+  DiskCheckpoint disks_;
   SavedMachine machine_;
+  SavedDisks saved_disks_;
   const Kind kind_;
   SnapshotFacts facts_;
   SnapshotWriter writer_;
@@ -105,6 +112,7 @@ class SnapshotJob {
   bool logs_ = false;  // what changes meanwhile, or behind it, is of use
   bool captured_ = false;
   PageSet changed_;  // what was taken from the log
+  OffloadJob disks_job_;
   OffloadJob collect_job_;
   OffloadJob file_job_;
   Done done_;

@@ -41,12 +41,14 @@ Result<std::string> word_of(const Json& json, const char* key,
   return text;
 }
 
-Result<UniqueFd> check_file(UniqueFd file) {
-  if (!file) {
+Result<UniqueFd> snapshot_file(std::vector<UniqueFd>& files) {
+  if (files.empty()) {
     return wrong(
         "wants an empty file, open for writing, beside the request (SCM_RIGHTS), as vireo "
         "ctl sends it");
   }
+  UniqueFd file = std::move(files.front());
+  files.erase(files.begin());
   TRY_ASSIGN(const std::uint64_t size, regular_file_size(file.get()));
   if (size != 0 || (::fcntl(file.get(), F_GETFL) & O_ACCMODE) == O_RDONLY) {
     return wrong("the file beside the request is not empty, or not open for writing");
@@ -70,6 +72,31 @@ Result<std::optional<Uuid>> parent_of(const Json& json) {
   return uuid;
 }
 
+/// The overlays or copies, each with its file.
+Result<std::vector<CheckpointFile>> disk_files(const Json& json, std::vector<UniqueFd> files) {
+  const Json entries = json.value("disk_files", Json::array());
+  if (!entries.is_array() || entries.size() != files.size()) {
+    return wrong(
+        "disk_files: wants a list with an entry for each file beside the request but the "
+        "first, which is the snapshot's");
+  }
+  std::vector<CheckpointFile> all;
+  for (UniqueFd& file : files) {
+    const Json& entry = entries[all.size()];
+    const auto text = [&entry](const char* key) {
+      return entry.is_object() && entry.contains(key) && entry[key].is_string()
+                 ? entry[key].get<std::string>()
+                 : std::string();
+    };
+    CheckpointFile one = {.id = text("id"), .path = text("path"), .file = std::move(file)};
+    if (one.id.empty() || !one.path.starts_with('/')) {
+      return wrong(R"(disk_files: wants {"id": "data", "path": "/where/it/is"} of each file)");
+    }
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
 bool writes_disks(const Config& config) {
   return !config.volumes.empty() ||
          std::ranges::any_of(config.disks, [](const DiskConfig& disk) { return !disk.readonly; });
@@ -77,34 +104,43 @@ bool writes_disks(const Config& config) {
 
 }  // namespace
 
-Result<> save_machine_into(Machine& machine, const std::string& body, UniqueFd file,
+Result<> save_machine_into(Machine& machine, const std::string& body, std::vector<UniqueFd> files,
                            SnapshotDone done) {
   const Json json = body.empty() ? Json::object() : Json::parse(body, nullptr, false);
   if (!json.is_object()) {
     return wrong(R"(wants {"then": "resume", "disks": "none"}, or no body)");
   }
   for (const auto& [key, value] : json.items()) {
-    if (key != "then" && key != "disks" && key != "diff" && key != "parent") {
-      return wrong(fmt::format("{}: no setting of a snapshot; it has then, disks, diff and parent",
-                               vireo::quoted(key)));
+    if (key != "then" && key != "disks" && key != "disk_files" && key != "diff" &&
+        key != "parent") {
+      return wrong(fmt::format(
+          "{}: no setting of a snapshot; it has then, disks, disk_files, diff and parent",
+          vireo::quoted(key)));
     }
   }
   TRY_ASSIGN(const std::string then, word_of(json, "then", {"resume", "pause", "stop"}));
-  TRY_ASSIGN(const std::string disks, word_of(json, "disks", {"", "none"}));
+  TRY_ASSIGN(const std::string disks, word_of(json, "disks", {"", "none", "freeze", "reflink"}));
   const bool resumes = then == "resume" && machine.state() == MachineState::kRunning;
   if (resumes && disks.empty() && writes_disks(machine.config())) {
     return wrong(
         "disks: missing: the VM goes on to write its disks, which the snapshot needs as they are; "
-        "wants \"none\" (they are seen to elsewhere), or \"then\": \"stop\"");
+        "wants \"freeze\" (they are only read from then on, and the VM writes to overlays), "
+        "\"reflink\" (they are copied), \"none\" (they are seen to elsewhere), or \"then\": "
+        "\"stop\"");
   }
   TRY_ASSIGN(const std::optional<Uuid> parent, parent_of(json));
-  TRY_ASSIGN(UniqueFd checked, check_file(std::move(file)));
-  return machine.snapshot({.file = std::move(checked),
+  TRY_ASSIGN(UniqueFd file, snapshot_file(files));
+  TRY_ASSIGN(std::vector<CheckpointFile> of_disks, disk_files(json, std::move(files)));
+  return machine.snapshot({.file = std::move(file),
                            .then = then == "resume"  ? AfterSnapshot::kResume
                                    : then == "pause" ? AfterSnapshot::kPause
                                                      : AfterSnapshot::kStop,
                            .diff = json.contains("diff") && json["diff"] == true,
-                           .parent = parent},
+                           .parent = parent,
+                           .disks = disks == "freeze"    ? DisksAtSnapshot::kFreeze
+                                    : disks == "reflink" ? DisksAtSnapshot::kReflink
+                                                         : DisksAtSnapshot::kNone,
+                           .disk_files = std::move(of_disks)},
                           std::move(done));
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -12,9 +13,10 @@
 
 namespace vireo {
 
-/// Does what `body` asks for (vireo-json(7), snapshot) with `file`, which came beside it. Errors
-/// tell what is wrong with the request, and nothing is done then. On the reactor's thread.
-Result<> save_machine_into(Machine& machine, const std::string& body, UniqueFd file,
+/// Does what `body` asks for (vireo-json(7), snapshot) with `files`, which came beside it: the
+/// snapshot's, and those of disk_files in their order. Errors tell what is wrong with the request,
+/// and nothing is done then. On the reactor's thread.
+Result<> save_machine_into(Machine& machine, const std::string& body, std::vector<UniqueFd> files,
                            SnapshotDone done);
 
 /// What has become of it, for programs.

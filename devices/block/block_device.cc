@@ -102,6 +102,18 @@ void BlockDevice::activate(std::uint64_t features) {
   shared_.write_through = (features_ & kFlush) != 0 && (features & kFlush) == 0;
 }
 
+std::unique_ptr<Disk> BlockDevice::exchange_disk(std::unique_ptr<Disk> disk) {
+  CHECK(!change_.busy() && disk->size() / kSectorSize == config_.capacity);
+  if (shared_.disk->flush_failed()) {
+    disk->set_flush_failed();
+  }
+  std::swap(shared_.disk, disk);
+  for (const auto& queue : queues_) {
+    queue->replace(*shared_.disk);
+  }
+  return disk;
+}
+
 void BlockDevice::save(SnapshotWriter& writer, unsigned index) {
   CHECK(!disk().wants_flush() && !change_.busy());
   writer.add(index, VirtioBlkState{.id = block_id(id()),

@@ -49,6 +49,9 @@ class BlockDevice final : public VirtioDevice {
   Disk& disk() { return *shared_.disk; }
   const Disk& disk() const { return *shared_.disk; }
   BlockChange& change() { return change_; }
+  /// Puts another disk of the same size in the place of its own, which it gives back. While it
+  /// stands still.
+  std::unique_ptr<Disk> exchange_disk(std::unique_ptr<Disk> disk);
   const BlockCounters& counters() const { return shared_.counters; }
 
  private:

@@ -52,6 +52,11 @@ void BlockQueue::adopt(Disk& disk, std::function<void()> left) {
   retry();  // by other limits, perhaps
 }
 
+void BlockQueue::replace(Disk& disk) {
+  CHECK(pending_.size() == spare_.size());
+  disk_ = &disk;
+}
+
 QueueHandler::Served BlockQueue::serve() {
   BlockRequestRules rules = shared_.rules;
   rules.size = size_;

@@ -53,6 +53,8 @@ class BlockQueue final : public QueueHandler {
   /// Serves `disk` from now on, which may be the same with another size. `left` is called when
   /// nothing is on the disk before any more. On the queue's reactor, as all of it.
   void adopt(Disk& disk, std::function<void()> left);
+  /// The same at once, while the device stands still: the main thread.
+  void replace(Disk& disk);
 
  private:
   /// A request that is served; there are as many as there ever were at a time.

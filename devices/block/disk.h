@@ -20,6 +20,7 @@
 namespace vireo {
 
 class Disk;
+struct OverlayBacking;
 
 /// One read, write, flush … on its way through a disk, one step after the other. In flight from
 /// Disk::start() until its callback.
@@ -127,6 +128,11 @@ class Disk {
   virtual bool wants_flush() const { return false; }
   /// The descriptor of the file that its writes go to.
   virtual int written_file() const = 0;
+  /// That of the file below it, where there is one; else -1.
+  virtual int base_file() const { return -1; }
+  /// Gives its files away, for an overlay to lie over: of no use any more. Nothing is in flight or
+  /// held back.
+  virtual OverlayBacking freeze() = 0;
   /// A flush failed: what was written before it may be gone, and the kernel tells so but once. No
   /// flush succeeds any more. Any thread.
   bool flush_failed() const { return flush_failed_.load(std::memory_order_relaxed); }

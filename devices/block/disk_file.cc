@@ -231,6 +231,17 @@ Result<DiskFile> adopt_disk_file(UniqueFd fd, const DiskFileOptions& options) {
   return file;
 }
 
+Result<> make_shared_file(DiskFile& file) {
+  if (file.direct) {
+    if (::fcntl(file.fd.get(), F_SETFL, ::fcntl(file.fd.get(), F_GETFL) & ~O_DIRECT) < 0) {
+      return fail_errno(errno, "fcntl");
+    }
+    file.direct = false;
+    file.limits.memory_alignment = 1;
+  }
+  return lock_file(file.fd.get(), false);
+}
+
 Result<DiskFile> open_disk_file(const std::string& path, const DiskFileOptions& options) {
   TRY_ASSIGN(UniqueFd fd, open_image_file(path, options));
   auto file = adopt_disk_file(std::move(fd), options);

@@ -49,6 +49,9 @@ Result<UniqueFd> open_image_file(const std::string& path, const DiskFileOptions&
 /// … and what it is, locked. Errors name no path.
 Result<DiskFile> adopt_disk_file(UniqueFd fd, const DiskFileOptions& options);
 
+/// From now on it is only read: others may read it too, and its reads pass by no page cache.
+Result<> make_shared_file(DiskFile& file);
+
 /// What the size of an open one is now: it may have been grown.
 Result<std::uint64_t> disk_file_size(const DiskFile& file);
 

@@ -122,15 +122,14 @@ void OverlayDisk::read_on(DiskOp& op, Ring& ring) {
       op.transfer(ring, overlay_.file, in_file(at), from, end - at);
       return;
     }
-    if (at < base_.size) {
-      const std::uint64_t count = std::min(end, base_.size) - at;
-      op.position += count;
-      op.transfer(ring, base_, at, from, count);
+    const OverlayBacking::Place place = backing_.find(at, end - at);
+    op.position += place.length;
+    if (place.file != nullptr) {
+      op.transfer(ring, *place.file, place.offset, from, place.length);
       return;
     }
     // The disk was grown beyond its base.
-    clear_pieces(op, from, end - at);
-    op.position += end - at;
+    clear_pieces(op, from, place.length);
   }
   op.finish(0);
 }
@@ -194,11 +193,11 @@ bool OverlayDisk::copy_first(DiskOp& op, Ring& ring) {
   const std::uint64_t at = block * kOverlayBlock;
   op.position = block;
   op.scratch.assign(std::min(kOverlayBlock, size() - at), std::byte{0});
-  if (at < base_.size) {
+  // Of one block; what is behind it, where that is less, are zeros.
+  const OverlayBacking::Place place = backing_.find(at, op.scratch.size());
+  if (place.file != nullptr) {
     op.step = kReadingBase;
-    op.read(
-        ring, base_, at,
-        std::span(op.scratch).first(std::min<std::uint64_t>(op.scratch.size(), base_.size - at)));
+    op.read(ring, *place.file, place.offset, std::span(op.scratch).first(place.length));
   } else {
     after_base_read(op, ring);
   }
@@ -335,6 +334,16 @@ void OverlayDisk::end_flush(DiskOp& op, Ring& ring, int errnum) {
       flushed_with_.push_back(waiting);
     }
   }
+}
+
+// The end: it becomes the base of another
+// ----------------------------------------------------------------
+
+OverlayBacking OverlayDisk::freeze() {
+  CHECK(!wants_flush() && changing_.empty());
+  OverlayBacking backing = std::move(backing_);
+  backing.overlays.insert(backing.overlays.begin(), std::move(overlay_));
+  return backing;
 }
 
 // Growth: first the file, then the header that tells of it

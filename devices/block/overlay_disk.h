@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A disk of which a base has what was never written, and an overlay the rest.
+// A disk of which a base has what was never written, and an overlay the rest. The base may be
+// several: an image, and overlays that were frozen.
 //
 // Blocks are written to the overlay whole: of one that a request writes in part, and that is still
 // the base's, the rest is copied first. The map in memory is ahead of the one in the file: a flush
@@ -12,14 +13,15 @@
 #include <vector>
 
 #include "devices/block/disk.h"
+#include "devices/block/overlay_backing.h"
 #include "devices/block/overlay_file.h"
 
 namespace vireo {
 
 class OverlayDisk final : public Disk {
  public:
-  OverlayDisk(OverlayFile overlay, DiskFile base)
-      : overlay_(std::move(overlay)), base_(std::move(base)), limits_(base_.limits) {
+  OverlayDisk(OverlayFile overlay, OverlayBacking backing)
+      : overlay_(std::move(overlay)), backing_(std::move(backing)), limits_(backing_.image.limits) {
     limits_.physical_block_size = kOverlayBlock;
   }
 
@@ -28,6 +30,8 @@ class OverlayDisk final : public Disk {
   const BlockLimits& limits() const override { return limits_; }
   bool one_reactor() const override { return true; }
   int written_file() const override { return overlay_.file.fd.get(); }
+  int base_file() const override { return backing_.top().fd.get(); }
+  OverlayBacking freeze() override;
   bool wants_flush() const override { return overlay_.map.changed(); }
 
  protected:
@@ -58,7 +62,7 @@ class OverlayDisk final : public Disk {
   std::uint64_t in_file(std::uint64_t offset) const { return overlay_.header.data_offset + offset; }
 
   OverlayFile overlay_;
-  const DiskFile base_;
+  OverlayBacking backing_;
   BlockLimits limits_;
   // Operations that bring blocks into the overlay, no two of them over one block, and those that
   // wait for one of these.

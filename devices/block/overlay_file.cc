@@ -28,7 +28,7 @@ namespace vireo {
 namespace {
 
 constexpr std::array<char, 8> kMagic = {'V', 'I', 'R', 'E', 'O', 'O', 'V', 'L'};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::uint64_t kMapOffset = 2 * sizeof(OverlayHeaderPage);
 /// A disk may grow to so many times its size without the map getting in the way.
 constexpr std::uint64_t kGrowth = 4;
@@ -49,6 +49,7 @@ struct WireHeader {
   le64 base_mtime_ns;
   le32 base_path_size;
   std::array<char, 3072> base_path;
+  le32 base_is_overlay;
 };
 static_assert(sizeof(WireHeader) <= sizeof(OverlayHeaderPage));
 
@@ -71,6 +72,7 @@ OverlayHeader header_for(const OverlayBase& base) {
                           .map_offset = kMapOffset,
                           .base_size = base.size,
                           .base_mtime_ns = base.mtime_ns,
+                          .base_is_overlay = base.is_overlay,
                           .base_path = base.path.substr(0, sizeof(WireHeader::base_path))};
   header.map_size = round_up(overlay_blocks(base.size * kGrowth) / 8 + 1, BlockMap::kPageSize);
   header.data_offset = header.map_offset + header.map_size;
@@ -94,8 +96,7 @@ bool clone_base(int fd, const OverlayHeader& header, const DiskFile& base) {
   return !base.block_device && ::ioctl(fd, FICLONERANGE, &range) == 0;
 }
 
-Result<> fill_new_overlay(int fd, OverlayHeader header, const DiskFile& base) {
-  header.cloned = clone_base(fd, header, base);
+Result<> fill_new_overlay(int fd, const OverlayHeader& header) {
   if (::ftruncate(fd, static_cast<off_t>(header.data_offset + header.size)) < 0) {
     return fail_errno(errno, "making it");
   }
@@ -130,7 +131,8 @@ Result<OverlayHeader> read_header(int fd) {
 OverlayHeaderPage encode_overlay_header(const OverlayHeader& header) {
   WireHeader wire = {.magic = kMagic,
                      .checksum = 0,
-                     .version = kVersion,
+                     // What has no need of the newer format can be read by older programs.
+                     .version = header.base_is_overlay ? kVersion : 1,
                      .cloned = header.cloned ? 1U : 0U,
                      .sequence = header.sequence,
                      .size = header.size,
@@ -140,7 +142,8 @@ OverlayHeaderPage encode_overlay_header(const OverlayHeader& header) {
                      .base_size = header.base_size,
                      .base_mtime_ns = static_cast<std::uint64_t>(header.base_mtime_ns),
                      .base_path_size = static_cast<std::uint32_t>(header.base_path.size()),
-                     .base_path = {}};
+                     .base_path = {},
+                     .base_is_overlay = header.base_is_overlay ? 1U : 0U};
   CHECK(header.base_path.size() <= wire.base_path.size());
   std::ranges::copy(header.base_path, wire.base_path.begin());
   OverlayHeaderPage page = {};
@@ -172,6 +175,7 @@ Result<OverlayHeader> decode_overlay_header(const OverlayHeaderPage& page) {
       .cloned = wire.cloned != 0,
       .base_size = wire.base_size,
       .base_mtime_ns = static_cast<std::int64_t>(std::uint64_t{wire.base_mtime_ns}),
+      .base_is_overlay = wire.base_is_overlay != 0,
       .base_path = {}};
   const bool sound = header.size > 0 && header.size <= kSizeMax && header.base_size <= kSizeMax &&
                      header.size % 512 == 0 && header.map_offset == kMapOffset &&
@@ -203,13 +207,26 @@ Result<OverlayBase> overlay_base_of(const std::string& path, const DiskFile& bas
                      .mtime_ns = status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec};
 }
 
-Result<> make_overlay(const std::string& path, const OverlayBase& base, const DiskFile& base_file) {
+Result<bool> make_overlay(const std::string& path, const OverlayBase& base,
+                          const DiskFile& base_file) {
   TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(path, 0644));
-  if (Result<> filled = fill_new_overlay(file.fd(), header_for(base), base_file); !filled) {
+  OverlayHeader header = header_for(base);
+  header.cloned = !base.is_overlay && clone_base(file.fd(), header, base_file);
+  if (Result<> filled = fill_new_overlay(file.fd(), header); !filled) {
     return std::unexpected(std::move(filled).error().context(path));
   }
-  TRY(file.publish());  // or another was faster, and that one is used
-  return {};
+  return file.publish();
+}
+
+Result<OverlayFile> begin_overlay(UniqueFd fd, const OverlayBase& base) {
+  OverlayHeader header = header_for(base);
+  header.sequence = 0;
+  if (::ftruncate(fd.get(), static_cast<off_t>(header.data_offset + header.size)) < 0) {
+    return fail_errno(errno, "making it");
+  }
+  TRY_ASSIGN(DiskFile file, adopt_disk_file(std::move(fd), {.writable = true}));
+  TRY_ASSIGN(BlockMap map, BlockMap::create(overlay_blocks(header.size), header.map_size * 8));
+  return OverlayFile{.file = std::move(file), .header = std::move(header), .map = std::move(map)};
 }
 
 Result<OverlayFile> open_overlay(const std::string& path, bool writable) {
@@ -246,10 +263,14 @@ Result<> check_overlay_base(const OverlayHeader& header, const OverlayBase& base
   return {};
 }
 
-Result<> update_overlay_header(OverlayFile& overlay) {
+Result<> write_overlay_header(OverlayFile& overlay) {
   ++overlay.header.sequence;
-  TRY(write_at(overlay.file.fd.get(), encode_overlay_header(overlay.header),
-               overlay_header_offset(overlay.header)));
+  return write_at(overlay.file.fd.get(), encode_overlay_header(overlay.header),
+                  overlay_header_offset(overlay.header));
+}
+
+Result<> update_overlay_header(OverlayFile& overlay) {
+  TRY(write_overlay_header(overlay));
   if (::fdatasync(overlay.file.fd.get()) < 0) {
     return fail_errno(errno, "fdatasync");
   }

@@ -34,7 +34,8 @@ struct OverlayHeader {
   bool cloned = false;
   std::uint64_t base_size = 0;
   std::int64_t base_mtime_ns = 0;  ///< since the epoch
-  std::string base_path;           ///< as it was given; for people
+  bool base_is_overlay = false;    ///< a frozen one; such a header has format version 2
+  std::string base_path;  ///< as it was given; for people, and where the base is an overlay
 };
 
 /// Blocks of a disk of `size` bytes; the last may be short.
@@ -60,16 +61,21 @@ struct OverlayFile {
 /// What a base is known by.
 struct OverlayBase {
   std::string path;
-  std::uint64_t size = 0;
+  std::uint64_t size = 0;  ///< of the disk that it is
   std::int64_t mtime_ns = 0;
+  bool is_overlay = false;
 };
 /// So that a base is found again from any directory; `path` itself where there is nothing.
 std::string absolute_path(const std::string& path);
 Result<OverlayBase> overlay_base_of(const std::string& path, const DiskFile& base);
 
 /// Makes an overlay of nothing at `path`, where there is no file. What another process makes there
-/// first stays. Where the file system has reflinks, and the base is on it, the data is one.
-Result<> make_overlay(const std::string& path, const OverlayBase& base, const DiskFile& base_file);
+/// first stays: false. Where the file system has reflinks, and the base is on it, the data is one.
+Result<bool> make_overlay(const std::string& path, const OverlayBase& base,
+                          const DiskFile& base_file);
+/// Begins one of nothing in an empty file, which it locks, and without a reflink. Its header is
+/// still to be written.
+Result<OverlayFile> begin_overlay(UniqueFd fd, const OverlayBase& base);
 
 /// Opens and locks an overlay, with its map. Errors: kBadInput where it is none.
 Result<OverlayFile> open_overlay(const std::string& path, bool writable);
@@ -77,7 +83,9 @@ Result<OverlayFile> open_overlay(const std::string& path, bool writable);
 /// kBadInput where `base` cannot be what the overlay was made over.
 Result<> check_overlay_base(const OverlayHeader& header, const OverlayBase& base);
 
-/// Writes the header anew, into the slot that does not count; durable when it returns.
+/// Writes the header anew, into the slot that does not count, …
+Result<> write_overlay_header(OverlayFile& overlay);
+/// … and durably.
 Result<> update_overlay_header(OverlayFile& overlay);
 
 }  // namespace vireo

@@ -58,11 +58,11 @@ Result<> read_base(const DiskFile& base, std::uint64_t offset, std::span<std::by
   return there > 0 ? read_full_at(base.fd.get(), bytes.first(there), offset) : Result<>();
 }
 
-Result<> remember_base(OverlayFile& overlay, const DiskFile& base, const std::string& path) {
-  TRY_ASSIGN(const OverlayBase known, overlay_base_of(path, base));
-  overlay.header.base_path = known.path;
-  overlay.header.base_size = known.size;
-  overlay.header.base_mtime_ns = known.mtime_ns;
+Result<> remember_base(OverlayFile& overlay, const OverlayBase& base) {
+  overlay.header.base_path = base.path;
+  overlay.header.base_size = base.size;
+  overlay.header.base_mtime_ns = base.mtime_ns;
+  overlay.header.base_is_overlay = base.is_overlay;
   return update_overlay_header(overlay);
 }
 
@@ -87,12 +87,12 @@ Result<> for_each_difference(std::uint64_t size, auto read_one, auto read_other,
 }
 
 /// Takes in the blocks that are the base's, and that the new base has otherwise.
-Result<> take_in_differences(OverlayFile& overlay, const DiskFile& old_base,
-                             const DiskFile& new_base) {
+Result<> take_in_differences(OverlayFile& overlay, const OverlayBacking& old_base,
+                             const OverlayBacking& new_base) {
   return for_each_difference(
       overlay.header.size,
-      [&](std::uint64_t at, std::span<std::byte> room) { return read_base(old_base, at, room); },
-      [&](std::uint64_t at, std::span<std::byte> room) { return read_base(new_base, at, room); },
+      [&](std::uint64_t at, std::span<std::byte> room) { return old_base.read(room, at); },
+      [&](std::uint64_t at, std::span<std::byte> room) { return new_base.read(room, at); },
       [&](std::uint64_t at, std::span<const std::byte> bytes) -> Result<> {
         if (!overlay.map.present(at / kOverlayBlock)) {
           TRY(write_full_at(overlay.file.fd.get(), bytes, overlay.header.data_offset + at));
@@ -102,7 +102,8 @@ Result<> take_in_differences(OverlayFile& overlay, const DiskFile& old_base,
       });
 }
 
-Result<> copy_mapped_blocks(const OverlayFile& overlay, const DiskFile& base) {
+/// Calls `write(at, bytes)` for what the map says that the overlay has.
+Result<> for_each_mapped_piece(const OverlayFile& overlay, auto write) {
   const OverlayHeader& header = overlay.header;
   std::vector<std::byte> room(kChunk);
   for (std::uint64_t block = 0; block < overlay.map.blocks();) {
@@ -111,7 +112,7 @@ Result<> copy_mapped_blocks(const OverlayFile& overlay, const DiskFile& base) {
     for (std::uint64_t at = block * kOverlayBlock; run.present && at < end;) {
       const auto bytes = std::span(room).first(std::min(end - at, kChunk));
       TRY(read_full_at(overlay.file.fd.get(), bytes, header.data_offset + at));
-      TRY(write_chunk(base, bytes, at));
+      TRY(write(at, bytes));
       at += bytes.size();
     }
     block += run.count;
@@ -162,6 +163,41 @@ Result<> write_map(OverlayFile& overlay) {
 
 }  // namespace
 
+namespace {
+
+Result<> grow(OverlayFile& base, std::uint64_t size) {
+  if (overlay_blocks(size) > base.header.map_size * 8 ||
+      ::ftruncate(base.file.fd.get(), static_cast<off_t>(base.header.data_offset + size)) < 0) {
+    return fail(ErrorCode::kConfig, "the disk has grown beyond it, and it does not grow so far");
+  }
+  base.header.size = size;
+  base.map.grow(overlay_blocks(size));
+  return update_overlay_header(base);
+}
+
+}  // namespace
+
+Result<> commit_overlay(OverlayFile& overlay, OverlayFile& base, const std::string& base_path) {
+  if (base.header.size < overlay.header.size) {
+    if (Result<> grown = grow(base, overlay.header.size); !grown) {
+      return std::unexpected(std::move(grown).error().context(base_path));
+    }
+  }
+  const auto take_in = [&base](std::uint64_t at, std::span<const std::byte> bytes) -> Result<> {
+    TRY(write_full_at(base.file.fd.get(), bytes, base.header.data_offset + at));
+    base.map.set(at / kOverlayBlock, overlay_blocks(bytes.size()));
+    return {};
+  };
+  TRY(for_each_mapped_piece(overlay, take_in));
+  TRY(write_map(base));
+  // From here on both have the same, whatever is still to come.
+  TRY_ASSIGN(OverlayBase known, overlay_base_of(base_path, base.file));
+  known.size = base.header.size;
+  known.is_overlay = true;
+  TRY(remember_base(overlay, known));
+  return forget_blocks(overlay);
+}
+
 Result<> commit_overlay(OverlayFile& overlay, DiskFile& base, const std::string& base_path) {
   if (base.size < overlay.header.size) {
     if (base.block_device ||
@@ -171,24 +207,32 @@ Result<> commit_overlay(OverlayFile& overlay, DiskFile& base, const std::string&
     }
     base.size = overlay.header.size;
   }
-  TRY(overlay.header.cloned ? copy_differences(overlay, base) : copy_mapped_blocks(overlay, base));
+  TRY(overlay.header.cloned
+          ? copy_differences(overlay, base)
+          : for_each_mapped_piece(overlay,
+                                  [&base](std::uint64_t at, std::span<const std::byte> bytes) {
+                                    return write_chunk(base, bytes, at);
+                                  }));
   TRY(sync_data(base));
   // From here on both have the same, whatever is still to come.
-  TRY(remember_base(overlay, base, base_path));
+  TRY_ASSIGN(const OverlayBase known, overlay_base_of(base_path, base));
+  TRY(remember_base(overlay, known));
   return forget_blocks(overlay);
 }
 
-Result<> rebase_overlay(OverlayFile& overlay, const DiskFile& old_base, const DiskFile& new_base,
-                        const std::string& new_base_path) {
+Result<> rebase_overlay(OverlayFile& overlay, const OverlayBacking& old_base,
+                        const OverlayBacking& new_base, const std::string& new_base_path) {
   if (!overlay.header.cloned) {
     TRY(take_in_differences(overlay, old_base, new_base));
     TRY(write_map(overlay));
   }
-  return remember_base(overlay, new_base, new_base_path);
+  return repoint_overlay(overlay, new_base, new_base_path);
 }
 
-Result<> repoint_overlay(OverlayFile& overlay, const DiskFile& base, const std::string& base_path) {
-  return remember_base(overlay, base, base_path);
+Result<> repoint_overlay(OverlayFile& overlay, const OverlayBacking& base,
+                         const std::string& base_path) {
+  TRY_ASSIGN(const OverlayBase known, overlay_base_of(base_path, base));
+  return remember_base(overlay, known);
 }
 
 }  // namespace vireo

@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 
+#include "devices/block/overlay_backing.h"
+
 namespace vireo {
 
 namespace {
@@ -82,6 +84,10 @@ void RawDisk::proceed(DiskOp& op, Ring& ring, int errnum) {
       break;
   }
   op.finish(errnum);
+}
+
+OverlayBacking RawDisk::freeze() {
+  return {.overlays = {}, .image = std::move(file_)};
 }
 
 Result<> RawDisk::check_growth(std::uint64_t /*bytes*/) const {

@@ -18,6 +18,7 @@ class RawDisk final : public Disk {
   Result<> check_growth(std::uint64_t bytes) const override;
   const BlockLimits& limits() const override { return file_.limits; }
   int written_file() const override { return file_.fd.get(); }
+  OverlayBacking freeze() override;
 
  protected:
   void begin(DiskOp& op, Ring& ring) override;

@@ -154,9 +154,18 @@ inline constexpr auto kSnapshotFields = std::to_array<Field>({
      "resume (without it), pause or stop: what becomes of the VM. One that was paused stays so.",
      true},
     {"disks", "string",
-     "none: the disks are seen to by others. A VM with a disk that it writes, and goes on to "
-     "write, has to be told.",
+     "freeze: the files that disks are written to are only read from then on, and the VM writes to "
+     "overlays over them. reflink: they are copied, on a file system that shares blocks. none: "
+     "they "
+     "are seen to by others. A VM with a disk that it writes, and goes on to write, has to be "
+     "told.",
      true},
+    {"disk_files", "array of objects",
+     "Of freeze and reflink: the overlay or the copy of each disk and volume that is written, "
+     "empty files, open for reading and writing, beside the request behind the snapshot's.",
+     true},
+    {"disk_files[].id", "string", "Of the disk or volume.", true},
+    {"disk_files[].path", "string", "The absolute path of its file, which has it already.", true},
     {"diff", "boolean", "Only memory that has changed since parent.", true},
     {"parent", "string", "The UUID of a snapshot; without it, the one before in this process.",
      true},
@@ -211,6 +220,7 @@ inline constexpr auto kDiskFields = std::to_array<Field>({
     {"base", "object", "What it lies over."},
     {"base.path", "string", "Where that was when a VM last made or changed it."},
     {"base.size_bytes", "integer", "Its size then."},
+    {"base.format", "string", "raw, or overlay: one that a snapshot froze."},
 });
 inline constexpr auto kSnapshotInfoFields = std::to_array<Field>({
     kVersion,

@@ -148,6 +148,10 @@ inline constexpr auto kKeys = std::to_array<Key>({
     {"disk.overlay", "path", "",
      "A file of this VM's own that takes all that is written; path is then a base that is only "
      "read."},
+    {"disk.base_format", R"("raw" or "overlay")", "",
+     "What path is where there is an overlay: an image, or an overlay that a snapshot froze. An "
+     "overlay that is there already says so itself; one that is made now lies over an image "
+     "[raw]."},
     {"disk.rate_limit.bandwidth.size", "size", "",
      "What is read and written in a time: so many bytes at most in each "
      "rate_limit.bandwidth.refill."},

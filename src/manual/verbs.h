@@ -41,7 +41,7 @@ inline constexpr auto kVerbs = std::to_array<Verb>({
      .takes_body = true},
     {.name = "snapshot",
      .method = "POST",
-     .help = "PATH: the whole machine into a file; --then resume|stop",
+     .help = "PATH: the whole machine into a file; --then resume|stop, --disks freeze|reflink|none",
      .takes_body = true},
 });
 

@@ -152,6 +152,9 @@ inline constexpr auto kRules = std::to_array<Rule>({
     ioctl(kOffload, KVM_GET_DIRTY_LOG),
     ioctl(kOffload, KVM_CLEAR_DIRTY_LOG),
 
+    any(kOffload, "newfstatat"),
+    any(kOffload, "fgetxattr"),
+    rare("disks that are copied at a snapshot", ioctl(kOffload, FICLONE)),
     any(kMain, "fgetxattr"),
     any(kMain, "fsetxattr"),
     rare("a disk on a file system without attributes", any(kMain, "utimensat")),

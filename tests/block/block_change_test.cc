@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "devices/block/block_device.h"
+#include "devices/block/overlay_backing.h"
 #include "devices/block/overlay_disk.h"
 #include "devices/block/overlay_file.h"
 #include "tests/block/disk_fixture.h"
@@ -95,7 +96,8 @@ TEST_CASE("block change: a disk grows, and its driver is told") {
       }
       auto file = open_overlay(overlay, true);
       REQUIRE(file);
-      return std::make_unique<OverlayDisk>(std::move(*file), std::move(base_file));
+      return std::make_unique<OverlayDisk>(
+          std::move(*file), OverlayBacking{.overlays = {}, .image = std::move(base_file)});
     };
     {
       Machine m({.id = "grows"}, open());
@@ -153,7 +155,7 @@ TEST_CASE("block change: what a disk cannot become is refused, and it stays as i
   auto file = open_overlay(directory / "overlay", true);
   REQUIRE(file);
   Machine m({.id = "full"},
-            std::make_unique<OverlayDisk>(std::move(*file), open_test_file(image, {})));
+            std::make_unique<OverlayDisk>(std::move(*file), *open_backing(image, false)));
   CHECK(m.change({.bytes = std::uint64_t{1} << 40}).find("larger base") != std::string::npos);
   CHECK(m.capacity() == kSize / 512);
 }
@@ -174,6 +176,7 @@ class SlowDisk final : public Disk {
   Result<> check_growth(std::uint64_t /*bytes*/) const override { return {}; }
   const BlockLimits& limits() const override { return limits_; }
   int written_file() const override { return -1; }
+  OverlayBacking freeze() override { return {}; }
 
   /// Ends what is on it.
   void let_end(FakeGuest& guest) {

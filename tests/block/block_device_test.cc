@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "devices/block/overlay_backing.h"
 #include "tests/block/disk_fixture.h"
 #include "tests/support/device_suite.h"
 
@@ -251,6 +252,7 @@ class RecordingDisk final : public Disk {
   Result<> check_growth(std::uint64_t /*bytes*/) const override { return {}; }
   const BlockLimits& limits() const override { return limits_; }
   int written_file() const override { return -1; }
+  OverlayBacking freeze() override { return {}; }
 
   Kinds asked;
   DiskOp::Kind failing = DiskOp::Kind::kRead;

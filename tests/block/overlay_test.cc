@@ -26,7 +26,8 @@ std::unique_ptr<OverlayDisk> open_overlay_disk(const std::string& base_path,
   INFO((overlay ? "" : overlay.error().message()));
   REQUIRE(overlay);
   REQUIRE(check_overlay_base(overlay->header, *known));
-  return std::make_unique<OverlayDisk>(std::move(*overlay), std::move(base));
+  return std::make_unique<OverlayDisk>(std::move(*overlay),
+                                       OverlayBacking{.overlays = {}, .image = std::move(base)});
 }
 
 /// A machine whose disk is an overlay; as often as wanted over the same files.
@@ -256,9 +257,12 @@ TEST_CASE("overlay: two writes to one block that the base still has wait for eac
   const UniqueFd answers(ends[1]);
   Result<OverlayFile> overlay = open_overlay(files.overlay, true);
   REQUIRE(overlay);
-  BlockDevice device({.id = "slow"}, std::make_unique<OverlayDisk>(
-                                         std::move(*overlay),
-                                         DiskFile{.fd = UniqueFd(ends[0]), .size = kBaseSize}));
+  BlockDevice device(
+      {.id = "slow"},
+      std::make_unique<OverlayDisk>(
+          std::move(*overlay),
+          OverlayBacking{.overlays = {},
+                         .image = DiskFile{.fd = UniqueFd(ends[0]), .size = kBaseSize}}));
   FakeGuest guest(1);
   MmioDriver driver(guest, device);
   driver.begin(kEventIdx | kFlushFeature);
@@ -319,7 +323,8 @@ void commit(const Files& files, const std::string& base) {
 void rebase(const Files& files, const std::string& base) {
   Result<OverlayFile> overlay = open_overlay(files.overlay, true);
   REQUIRE(overlay);
-  REQUIRE(rebase_overlay(*overlay, open_test_file(files.base, {}), open_test_file(base, {}), base));
+  REQUIRE(
+      rebase_overlay(*overlay, *open_backing(files.base, false), *open_backing(base, false), base));
 }
 
 TEST_CASE("overlay: what a guest has seen is in the base that it is committed to") {

@@ -36,10 +36,17 @@ std::vector<Row> disk_choice_rows() {
   };
   constexpr const char* kQueues = R"(wants a whole number from 1 to 64, or "cpus")";
   constexpr const char* kUuid = "wants a partition's UUID";
+  const auto base = [](BaseFormat format) {
+    return [format](const Config& c) { return c.disks.back().base_format == format; };
+  };
   const auto uuid = [](const std::string& text) {
     return [text](const Config& c) { return c.disks.back().partuuid == text; };
   };
   return {
+      {.key = "disk.base_format",
+       .accepted = {{R"("raw")", base(BaseFormat::kRaw)},
+                    {R"("overlay")", base(BaseFormat::kOverlay)}},
+       .refused = {{R"("qcow2")", "is not one of raw, overlay"}, {R"("")", "is not one of"}}},
       {.key = "disk.partuuid",
        .accepted = {{R"("8c1f1c1e-1b0a-4f5e-9d53-0f0c0A7B6f2d")",
                      uuid("8c1f1c1e-1b0a-4f5e-9d53-0f0c0A7B6f2d")},
@@ -193,6 +200,7 @@ TEST_CASE("disks: what is missing or does not go together is refused by name") {
   CHECK(
       refusal(disk("a", "overlay = \"o\"\nreadonly = true")).starts_with("disk \"a\": readonly: "));
   CHECK(refusal(disk("a", "overlay = \"o\"\ndirect = true")).starts_with("disk \"a\": direct: "));
+  CHECK(refusal(disk("a", "base_format = \"raw\"")).starts_with("disk \"a\": base_format: "));
   CHECK(refusal(disk("a", "rate_limit.ops.size = 5"))
             .starts_with("disk \"a\": rate_limit.ops: wants both"));
   for (const std::string key : {"cmdline", "append"}) {
@@ -232,7 +240,7 @@ TEST_CASE("disks: the resolved print is the same configuration again") {
            "cache = \"unsafe\"\nqueues = \"cpus\"\n"
            "[disk.rate_limit.ops]\nsize = 5\nrefill = \"1s\"\nburst = 7") +
       disk("b",
-           "overlay = \"o,'\\\"\"\nqueues = 3\n"
+           "overlay = \"o,'\\\"\"\nbase_format = \"overlay\"\nqueues = 3\n"
            "rate_limit = { bandwidth = { size = \"1M\", refill = \"10ms\" } }") +
       "[[volume]]\nid = \"v\"\npath = \"p\"\nsize = \"1536M\"\n"
       "[[volume]]\nid = \"w\"\npath = \"q\"\nsize = \"16M\"\n"

@@ -350,7 +350,7 @@ class Snapshots(HoldTest):
         for words, status, text in (
                 (("snapshot",), USAGE, "wants the file"),
                 (("snapshot", self.file, "--then", "fly"), USAGE, "wants resume or stop"),
-                (("snapshot", self.file, "--disks", "eat"), USAGE, "wants none"),
+                (("snapshot", self.file, "--disks", "eat"), USAGE, "wants freeze, reflink or none"),
                 (("status", "--then", "stop"), USAGE, "only the verb snapshot"),
                 (("snapshot", self.directory / "no" / "vm.vsnap"), MISSING, "No such file")):
             with self.subTest(words):

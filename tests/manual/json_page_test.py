@@ -183,7 +183,8 @@ class ControlSocket(JsonPage):
             status, answer = self.ask_with(file, "/vireo/snapshot", json.dumps(asked))
         self.assertEqual(status, 200, answer)
         self.same(fields_of("snapshot, the answer"), [answer])
-        self.assertEqual({field.path for field in fields_of("snapshot")}, set(asked) | {"parent"})
+        self.assertEqual({field.path for field in fields_of("snapshot")},
+                         set(asked) | {"parent", "disk_files", "disk_files[].id", "disk_files[].path"})
 
     def test_refusals(self):
         self.start()

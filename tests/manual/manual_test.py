@@ -186,6 +186,7 @@ path = "root.img"
 root = true
 partuuid = "8c1f1c1e-01"
 overlay = "o"
+base_format = "overlay"
 [[disk]]
 id = "data"
 path = "d"
@@ -264,6 +265,8 @@ class ConfigurationFile(unittest.TestCase):
                 table, _, name = key.rpartition(".")
                 extra = "serial.path = 's'\n" if (key, word) in (
                     ("serial.mode", "file"), ("serial.mode", "unix")) else ""
+                if key == "disk.base_format":
+                    extra, name = "", "overlay = 'o'\nbase_format"
                 line = f"{name} = '{word}'" if table in LEAST else f"{table}.{name} = '{word}'"
                 self.check(f"boot.kernel = 'k'\n{extra}{LEAST.get(table, '')}{line}\n")
 

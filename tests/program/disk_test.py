@@ -104,7 +104,7 @@ class Disk(DiskCase):
         self.job("op=write verify=1 bs=65536 count=4 seed=9", disk=disk)
         shown = self.shown(overlay)
         self.assertEqual((shown["size_bytes"], shown["written_bytes"]), (SIZE, 4 << 16))
-        self.assertEqual(shown["base"], {"path": str(self.image), "size_bytes": SIZE})
+        self.assertEqual(shown["base"], {"path": str(self.image), "size_bytes": SIZE, "format": "raw"})
         self.assertIn("written    262144 bytes", run("disk", "info", overlay).output)
 
         # Another base, some of which is the same.

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the command line of `vireo ctl` says.
+#pragma once
+
+#include <string>
+
+namespace vireo {
+
+struct CtlCommand {
+  std::string socket;
+  std::string verb;
+  std::string timeout;     ///< of stop; empty: the VM's own
+  std::string argument;    ///< of drive: which; of snapshot: the file
+  std::string settings;    ///< of drive: "size=20G,…"
+  std::string then;        ///< of snapshot: resume, pause or stop
+  std::string disks;       ///< of snapshot: what becomes of them
+  std::string disk_files;  ///< of snapshot: "root=PATH,…", where their overlays or copies are
+  bool diff = false;       ///< of snapshot: only what has changed
+  std::string parent;      ///< of snapshot: since that file
+  bool json = false;       ///< the answer as it came
+};
+
+}  // namespace vireo
