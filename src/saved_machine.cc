@@ -16,6 +16,18 @@ void make_absolute(std::string& path, const std::string& directory) {
   path = absolute_in(directory, path);
 }
 
+/// What whoever runs the VM decides, each time anew: not even a file that somebody has changed may
+/// have a say in it.
+void forget_process(Config& config) {
+  config.ready = {};
+  config.process = {.boot_timer = config.process.boot_timer};  // a device
+  config.log = {};
+  config.sandbox = {};
+  config.limits = {};
+  config.control_path.clear();
+  config.metrics_path.clear();
+}
+
 }  // namespace
 
 std::string absolute_in(const std::string& directory, const std::string& path) {
@@ -27,13 +39,7 @@ std::string absolute_in(const std::string& directory, const std::string& path) {
 SavedMachine save_machine(const Config& config, const std::string& directory,
                           std::span<const GuestMemory::Region> regions) {
   Config saved = config;
-  saved.ready = {};
-  saved.process = {.boot_timer = config.process.boot_timer};  // a device
-  saved.log = {};
-  saved.sandbox = {};
-  saved.limits = {};
-  saved.control_path.clear();
-  saved.metrics_path.clear();
+  forget_process(saved);
   // Which it is may not depend on what a later version finds best.
   saved.machine.transport = over_pci(config) ? Transport::kPci : Transport::kMmio;
   make_absolute(saved.boot.kernel, directory);
@@ -68,6 +74,7 @@ Result<Config> config_of(const SavedMachine& machine) {
   if (Result<> read = read_config_text(machine.config, "its configuration", config); !read) {
     return fail(ErrorCode::kBadInput, read.error().message());
   }
+  forget_process(config);
   return config;
 }
 
