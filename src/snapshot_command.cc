@@ -43,6 +43,9 @@ Result<Opened> open(const std::string& path) {
     return std::unexpected(std::move(snapshot).error().context(path));
   }
   opened.snapshot = std::move(*snapshot);
+  if (auto sections = SnapshotReader::create(opened.snapshot.sections()); !sections) {
+    return std::unexpected(std::move(sections).error().context(path));
+  }
   auto runs = decode_page_table(opened.snapshot.page_table(), opened.snapshot.facts().pages,
                                 opened.snapshot.memory().pages);
   if (!runs) {
@@ -62,7 +65,8 @@ Result<MemoryLayer> layer_of(const Opened& opened) {
     return fail(ErrorCode::kBadInput,
                 opened.path + ": page checksums: are not as many as places for pages");
   }
-  MemoryLayer layer = {.file = opened.file.get(), .offset = place.offset, .runs = opened.runs};
+  MemoryLayer layer = {
+      .path = opened.path, .file = opened.file.get(), .offset = place.offset, .runs = opened.runs};
   layer.checksums.resize(place.pages);
   std::ranges::copy(*bytes, std::as_writable_bytes(std::span(layer.checksums)).begin());
   return layer;
@@ -141,13 +145,9 @@ Result<> show(const SnapshotCommand& command) {
 Result<> verify(const SnapshotCommand& command) {
   for (const std::string& path : command.files) {
     TRY_ASSIGN(const Opened opened, open(path));
-    TRY(SnapshotReader::create(opened.snapshot.sections()));
     TRY_ASSIGN(const MemoryLayer layer, layer_of(opened));
     Progress progress(path, pages_of(opened.runs, PageKind::kData));
-    if (Result<> sound = verify_memory(layer, [&](std::uint64_t pages) { progress.add(pages); });
-        !sound) {
-      return std::unexpected(std::move(sound).error().context(path));
-    }
+    TRY(verify_memory(layer, [&](std::uint64_t pages) { progress.add(pages); }));
   }
   return {};
 }

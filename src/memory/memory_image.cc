@@ -173,7 +173,8 @@ std::vector<PageRun> MemoryImageWriter::page_table() const {
   for (std::uint64_t page = 0; page < kinds_.size(); ++page) {
     const auto taken = static_cast<PageKind>(kinds_[page]);
     const PageKind kind = kinds_[page] == 0 ? untaken_ : taken;
-    add_page(runs, kind, kind == PageKind::kData ? place_of(page) : 0);
+    add_run(runs,
+            {.kind = kind, .count = 1, .position = kind == PageKind::kData ? place_of(page) : 0});
   }
   return runs;
 }

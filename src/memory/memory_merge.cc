@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include <unistd.h>
 
@@ -22,12 +23,14 @@ constexpr std::uint64_t kSqueezedPages = 512;
 
 /// Reads pages from `place` on, and checks them.
 Result<> read_pages(const MemoryLayer& layer, std::uint64_t place, std::span<std::byte> bytes) {
-  TRY(read_full_at(layer.file, bytes, layer.offset + place * kImagePage));
+  if (Result<> read = read_full_at(layer.file, bytes, layer.offset + place * kImagePage); !read) {
+    return std::unexpected(std::move(read).error().context(layer.path));
+  }
   for (std::uint64_t i = 0; i < bytes.size() / kImagePage; ++i) {
     if (checksum(bytes.subspan(i * kImagePage, kImagePage)) != layer.checksums[place + i]) {
       return fail(ErrorCode::kBadInput,
-                  fmt::format("the page at {}: is damaged: its checksum is another one",
-                              layer.offset + (place + i) * kImagePage));
+                  fmt::format("{}: the page at {}: is damaged: its checksum is another one",
+                              layer.path, layer.offset + (place + i) * kImagePage));
     }
   }
   return {};
@@ -65,35 +68,65 @@ Result<> verify_memory(const MemoryLayer& layer, const PagesDone& done) {
   return {};
 }
 
-MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages) {
-  struct Page {
-    PageKind kind = PageKind::kZero;
-    MergedMemory::Source source;
-  };
-  std::vector<Page> all(pages);
-  for (std::uint32_t layer = 0; layer < layers.size(); ++layer) {
-    std::uint64_t page = 0;
-    for (const PageRun& run : layers[layer].runs) {
-      for (std::uint32_t i = 0; i < run.count; ++i, ++page) {
-        if (run.kind != PageKind::kAbsent) {
-          all[page] = {.kind = run.kind, .source = {.layer = layer, .place = run.position + i}};
-        }
-      }
+namespace {
+
+/// A page of a layer, and those behind it.
+class Cursor {
+ public:
+  explicit Cursor(std::span<const PageRun> runs) : runs_(runs) {}
+
+  PageKind kind() const { return runs_.front().kind; }
+  std::uint64_t place() const { return runs_.front().position + done_; }
+  /// So many pages follow in one run.
+  std::uint64_t left() const { return runs_.front().count - done_; }
+  void advance(std::uint64_t count) {
+    done_ += count;
+    if (done_ == runs_.front().count) {
+      runs_ = runs_.subspan(1);
+      done_ = 0;
     }
+  }
+
+ private:
+  std::span<const PageRun> runs_;
+  std::uint64_t done_ = 0;  // of the first
+};
+
+}  // namespace
+
+MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages) {
+  std::vector<Cursor> cursors;
+  for (const MemoryLayer& layer : layers) {
+    cursors.emplace_back(layer.runs);
   }
   MergedMemory merged;
   std::uint64_t zeros = kSqueezedPages;  // before this page
-  for (const Page& page : all) {
-    if (page.kind != PageKind::kData) {
-      add_page(merged.runs, PageKind::kZero, 0);
-      ++zeros;
-      continue;
+  std::uint64_t count = 0;
+  for (std::uint64_t page = 0; page < pages; page += count) {
+    count = std::ranges::min_element(cursors, {}, &Cursor::left)->left();
+    std::size_t layer = cursors.size() - 1;
+    while (layer > 0 && cursors[layer].kind() == PageKind::kAbsent) {
+      --layer;
     }
-    // Few zero pages between data keep their places, for one mapping of them all.
-    merged.places += zeros < kSqueezedPages ? zeros : 0;
-    zeros = 0;
-    add_page(merged.runs, PageKind::kData, merged.places++);
-    merged.sources.push_back(page.source);
+    PageRun run = {.kind = PageKind::kZero, .count = static_cast<std::uint32_t>(count)};
+    if (cursors[layer].kind() == PageKind::kData) {
+      // Few zero pages between data keep their places, for one mapping of them all.
+      merged.places += zeros < kSqueezedPages ? zeros : 0;
+      zeros = 0;
+      run.kind = PageKind::kData;
+      run.position = merged.places;
+      merged.sources.push_back({.layer = layer,
+                                .place = cursors[layer].place(),
+                                .count = count,
+                                .merged_place = merged.places});
+      merged.places += count;
+    } else {
+      zeros += count;
+    }
+    add_run(merged.runs, run);
+    for (Cursor& cursor : cursors) {
+      cursor.advance(count);
+    }
   }
   return merged;
 }
@@ -103,28 +136,17 @@ Result<std::vector<std::uint64_t>> write_merged(const MergedMemory& merged,
                                                 std::uint64_t offset, const PagesDone& done) {
   std::vector<std::uint64_t> checksums(merged.places);
   std::vector<std::byte> buffer(kPagesAtOnce * kImagePage);
-  std::size_t next = 0;  // of the sources
-  for (const PageRun& run : merged.runs) {
-    if (run.kind != PageKind::kData) {
-      continue;
-    }
-    for (std::uint64_t first = 0; first < run.count;) {
-      const MergedMemory::Source& source = merged.sources[next];
-      const MemoryLayer& layer = layers[source.layer];
-      std::uint64_t count = 1;
-      while (count < kPagesAtOnce && first + count < run.count &&
-             merged.sources[next + count].layer == source.layer &&
-             merged.sources[next + count].place == source.place + count) {
-        ++count;
-      }
+  for (const MergedMemory::Source& source : merged.sources) {
+    const MemoryLayer& layer = layers[source.layer];
+    for (std::uint64_t first = 0; first < source.count; first += kPagesAtOnce) {
+      const std::uint64_t count = std::min(kPagesAtOnce, source.count - first);
+      const std::uint64_t to = source.merged_place + first;
       const std::span bytes = std::span(buffer).first(count * kImagePage);
-      TRY(read_pages(layer, source.place, bytes));
-      TRY(write_pages(file, bytes, offset + (run.position + first) * kImagePage));
-      std::ranges::copy(std::span(layer.checksums).subspan(source.place, count),
-                        std::span(checksums).subspan(run.position + first).begin());
+      TRY(read_pages(layer, source.place + first, bytes));
+      TRY(write_pages(file, bytes, offset + to * kImagePage));
+      std::ranges::copy(std::span(layer.checksums).subspan(source.place + first, count),
+                        std::span(checksums).subspan(to).begin());
       done(count);
-      next += count;
-      first += count;
     }
   }
   return checksums;

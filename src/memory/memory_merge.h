@@ -2,9 +2,11 @@
 // Memory images one over the other, without a machine: whether one is whole, and several as one.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "src/base/error.h"
@@ -14,6 +16,7 @@ namespace vireo {
 
 /// An image in a file, as its tables say.
 struct MemoryLayer {
+  std::string path;  ///< the file's
   int file = -1;
   std::uint64_t offset = 0;
   std::span<const PageRun> runs;
@@ -23,23 +26,26 @@ struct MemoryLayer {
 /// Is called with pages that are done, for who shows how far it is.
 using PagesDone = std::function<void(std::uint64_t)>;
 
-/// Whether each page of data is what its checksum says. Errors: kBadInput.
+/// Whether each page of data is what its checksum says. Errors name the file; kBadInput.
 Result<> verify_memory(const MemoryLayer& layer, const PagesDone& done);
 
 /// What comes of layers: each page as the last has it that has it.
 struct MergedMemory {
   struct Source {
-    std::uint32_t layer = 0;
-    std::uint64_t place = 0;
+    std::size_t layer = 0;
+    std::uint64_t place = 0;  ///< there
+    std::uint64_t count = 0;
+    std::uint64_t merged_place = 0;
   };
   std::vector<PageRun> runs;
-  std::vector<Source> sources;  ///< of each page of data, in the order of pages
+  std::vector<Source> sources;  ///< of all pages of data
   std::uint64_t places = 0;
 };
-/// Of layers that cover `pages` pages, the first of which has none absent.
+/// Of layers that cover `pages` pages; those that none has are zero. Its cost is by the number of
+/// runs, as the layers may say that they are of any number of pages.
 MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages);
 /// Writes it from `offset` of `file` on, an empty one; the checksums, by place. What is read is
-/// checked: kBadInput.
+/// checked: errors name its file; kBadInput.
 Result<std::vector<std::uint64_t>> write_merged(const MergedMemory& merged,
                                                 std::span<const MemoryLayer> layers, int file,
                                                 std::uint64_t offset, const PagesDone& done);

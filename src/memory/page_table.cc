@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/memory/page_table.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -44,6 +45,7 @@ Result<std::vector<PageRun>> decode_page_table(std::span<const std::byte> bytes,
   }
   std::vector<PageRun> runs(bytes.size() / sizeof(WireRun));
   std::uint64_t covered = 0;
+  std::uint64_t data = 0;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     WireRun wire;
     std::memcpy(&wire, &bytes[i * sizeof(wire)], sizeof(wire));
@@ -62,25 +64,35 @@ Result<std::vector<PageRun>> decode_page_table(std::span<const std::byte> bytes,
       return bad_run(i, fmt::format("has {} pages at place {} of {}", count, position, places));
     }
     covered += count;
+    data += kind == PageKind::kData ? count : 0;
     runs[i] = {.kind = kind, .count = wire.count, .position = position};
   }
   if (covered != pages) {
     return fail(ErrorCode::kBadInput,
                 fmt::format("page table: has {} pages of {}", covered, pages));
   }
+  if (data > places) {
+    return fail(ErrorCode::kBadInput,
+                fmt::format("page table: has {} pages of data at {} places", data, places));
+  }
   return runs;
 }
 
-void add_page(std::vector<PageRun>& runs, PageKind kind, std::uint64_t position) {
+void add_run(std::vector<PageRun>& runs, PageRun run) {
+  constexpr std::uint32_t kMost = std::numeric_limits<std::uint32_t>::max();
   if (!runs.empty()) {
     PageRun& last = runs.back();
-    if (last.kind == kind && last.count < std::numeric_limits<std::uint32_t>::max() &&
-        (kind != PageKind::kData || last.position + last.count == position)) {
-      ++last.count;
-      return;
+    const bool is_data = run.kind == PageKind::kData;
+    if (last.kind == run.kind && (!is_data || last.position + last.count == run.position)) {
+      const std::uint32_t taken = std::min(run.count, kMost - last.count);
+      last.count += taken;
+      run.count -= taken;
+      run.position += is_data ? taken : 0;
     }
   }
-  runs.push_back({.kind = kind, .count = 1, .position = position});
+  if (run.count > 0) {
+    runs.push_back(run);
+  }
 }
 
 }  // namespace vireo

@@ -35,11 +35,11 @@ struct PageRun {
 std::vector<std::byte> encode_page_table(std::span<const PageRun> runs);
 
 /// Of a file's bytes, which may be anybody's: exactly `pages` pages, whose data has places below
-/// `places`. Errors: kBadInput.
+/// `places`, and no more than these. Errors: kBadInput.
 Result<std::vector<PageRun>> decode_page_table(std::span<const std::byte> bytes,
                                                std::uint64_t pages, std::uint64_t places);
 
-/// Adds a page behind `runs`, to the last run where it goes on with it.
-void add_page(std::vector<PageRun>& runs, PageKind kind, std::uint64_t position);
+/// Adds pages behind `runs`, to the last run where they go on with it.
+void add_run(std::vector<PageRun>& runs, PageRun run);
 
 }  // namespace vireo

@@ -92,12 +92,16 @@ TEST_CASE("page table: runs that say nothing are refused, each by its number") {
   two.resize(2 * two.size());
   std::ranges::copy(wire(1, 3, 0), two.begin() + 16);
   CHECK(problem_of(two, 5, 5) == "run 1 has 3 pages, where 2 are left");
+  // Each within its places, and one more than there are.
+  std::ranges::copy(wire(2, 3, 2), two.begin());
+  std::ranges::copy(wire(2, 3, 0), two.begin() + 16);
+  CHECK(problem_of(two, 6, 5) == "has 6 pages of data at 5 places");
 }
 
 TEST_CASE("page table: pages are added to the last run where they go on with it") {
   std::vector<PageRun> runs;
   const auto add = [&runs](PageKind kind, std::uint64_t position) {
-    add_page(runs, kind, position);
+    add_run(runs, {.kind = kind, .count = 1, .position = position});
     return runs.size();
   };
   CHECK(add(PageKind::kZero, 0) == 1);
@@ -112,6 +116,11 @@ TEST_CASE("page table: pages are added to the last run where they go on with it"
   runs.back().count = kMost;
   CHECK(add(PageKind::kZero, 0) == 7);  // a run's count has 32 bits
   CHECK(runs.back().count == 1);
+  add_run(runs, {.kind = PageKind::kData, .count = kMost - 1, .position = 7});
+  add_run(runs, {.kind = PageKind::kData, .count = 5, .position = 6 + std::uint64_t{kMost}});
+  CHECK(runs[7] == PageRun{.kind = PageKind::kData, .count = kMost, .position = 7});
+  CHECK(runs[8] ==
+        PageRun{.kind = PageKind::kData, .count = 4, .position = 7 + std::uint64_t{kMost}});
 }
 
 }  // namespace
