@@ -40,7 +40,7 @@ rootfs_packages=(mmdebstrap e2fsprogs)
 test_packages=(
   xorriso
   catch2 procps strace acpica-tools clang-format-19 qemu-system-x86 mandoc groff-base zsh fish systemd
-  python3-pyhcl python3-xxhash xfsprogs
+  python3-pyhcl xfsprogs
   "${image_packages[@]}" "${rootfs_packages[@]}"
 )
 kernel_packages=(make gcc flex bison bc libelf-dev xz-utils lz4 python3)
