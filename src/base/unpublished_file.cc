@@ -3,13 +3,28 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <span>
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <fmt/core.h>
 
+#include "src/base/checksum.h"
+
 namespace vireo {
+
+namespace {
+
+/// What a file that is to replace `target` is called in between; another one for each target.
+std::string name_between(const std::string& target) {
+  constexpr std::size_t kPart = 200;  // of the 255 bytes that a name may have
+  return target.size() <= kPart ? fmt::format(".{}.vireo", target)
+                                : fmt::format(".{}.{:016x}.vireo", target.substr(0, kPart),
+                                              checksum(std::as_bytes(std::span(target))));
+}
+
+}  // namespace
 
 Result<UnpublishedFile> UnpublishedFile::create(const std::string& path, mode_t mode) {
   UnpublishedFile file;
@@ -44,26 +59,43 @@ Result<bool> UnpublishedFile::publish() {
 }
 
 Result<> UnpublishedFile::replace() {
-  if (temporary_.directory() < 0) {
-    // A name to rename from, no longer than one may be. One that a killed process has left is of no
-    // use to anybody.
-    const std::string name = fmt::format("{}.{}.tmp", target_.name().substr(0, 200), ::getpid());
-    const std::string own = fmt::format("/proc/self/fd/{}", fd_.get());
-    ::unlinkat(target_.directory(), name.c_str(), 0);
-    if (::linkat(AT_FDCWD, own.c_str(), target_.directory(), name.c_str(), AT_SYMLINK_FOLLOW) < 0) {
-      return fail_errno(errno, name);
-    }
-    if (::renameat(target_.directory(), name.c_str(), target_.directory(), target_.name().c_str()) <
-        0) {
-      const int error = errno;
-      ::unlinkat(target_.directory(), name.c_str(), 0);
-      return fail_errno(error, target_.name());
-    }
-  } else if (::renameat(temporary_.directory(), temporary_.name().c_str(), target_.directory(),
-                        target_.name().c_str()) < 0) {
+  const bool has_name = temporary_.directory() >= 0;
+  if (has_name && ::renameat(temporary_.directory(), temporary_.name().c_str(), target_.directory(),
+                             target_.name().c_str()) < 0) {
     return fail_errno(errno, target_.name());
   }
+  if (!has_name) {
+    TRY(replace_by_link());
+  }
   return sync_directory();
+}
+
+/// Renaming wants a name to rename from, and all who replace the same file take the same one. What
+/// has it already is another one's who is as far as this, or was killed there: it is whole and gets
+/// the target's name first.
+Result<> UnpublishedFile::replace_by_link() {
+  const std::string name = name_between(target_.name());
+  const std::string own = fmt::format("/proc/self/fd/{}", fd_.get());
+  const auto rename = [&] {
+    return ::renameat(target_.directory(), name.c_str(), target_.directory(),
+                      target_.name().c_str()) == 0 ||
+           errno == ENOENT;  // another one has done it
+  };
+  while (::linkat(AT_FDCWD, own.c_str(), target_.directory(), name.c_str(), AT_SYMLINK_FOLLOW) <
+         0) {
+    if (errno != EEXIST) {
+      return fail_errno(errno, name);
+    }
+    if (!rename()) {
+      return fail_errno(errno, target_.name());
+    }
+  }
+  if (!rename()) {
+    const int error = errno;
+    ::unlinkat(target_.directory(), name.c_str(), 0);
+    return fail_errno(error, target_.name());
+  }
+  return {};
 }
 
 Result<> UnpublishedFile::sync_directory() const {

@@ -24,11 +24,13 @@ class UnpublishedFile {
   /// Gives it its name, durably; false where that is taken. What it holds is its maker's to sync.
   Result<bool> publish();
   /// Gives it its name, durably, in place of what has it: whoever looks finds the one or the other.
+  /// One who is killed in between leaves at most a `.NAME.vireo`, which goes with the next.
   Result<> replace();
   /// Removes what has the name.
   Result<> remove_target() const;
 
  private:
+  Result<> replace_by_link();
   Result<> sync_directory() const;
 
   UniqueFd fd_;

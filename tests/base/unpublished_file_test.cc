@@ -2,10 +2,13 @@
 #include "src/base/unpublished_file.h"
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <set>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -78,10 +81,10 @@ TEST_CASE("unpublished file: a link is replaced, not what it leads to") {
   CHECK(directory.names() == Names{"file", "other"});
 }
 
-TEST_CASE("unpublished file: what a killed process of this number has left does not matter") {
+TEST_CASE("unpublished file: what a killed process has left goes with the next") {
   const Directory directory;
   UnpublishedFile file = made(directory / "file", "text");
-  directory.write(temporary_of("file"), "left");
+  directory.write(".file.vireo", "left");
   REQUIRE(file.replace());
   CHECK(content_of(directory / "file") == "text");
   CHECK(directory.names() == Names{"file"});
@@ -121,6 +124,27 @@ TEST_CASE("unpublished file: may have the longest name that there is") {
   REQUIRE(made(directory / name, "text").replace());
   REQUIRE(made(directory / name, "again").replace());
   CHECK(content_of(directory / name) == "again");
+  CHECK(directory.names() == Names{name});
+}
+
+TEST_CASE("unpublished file: many replace the same one at a time") {
+  const Directory directory;
+  const std::string name(201, 'n');
+  std::vector<std::jthread> threads;
+  std::atomic<int> failed = 0;
+  for (int thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < 100; ++round) {
+        Result<UnpublishedFile> file = UnpublishedFile::create(directory / name, 0600);
+        if (!file || !write_full(file->fd(), std::as_bytes(std::span("text", 4))) ||
+            !file->replace() || content_of(directory / name) != "text") {
+          ++failed;
+        }
+      }
+    });
+  }
+  threads.clear();
+  CHECK(failed == 0);
   CHECK(directory.names() == Names{name});
 }
 
