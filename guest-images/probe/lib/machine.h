@@ -16,8 +16,9 @@
 #define TSS_SELECTOR 0x28
 
 // Interrupts are off until a test asks for them: a BIOS may have left a timer running that comes
-// under the vector of an exception.
-#define USER_RFLAGS 0x2
+// under the vector of an exception. Every port is CPL 3's by IOPL as well as by the TSS: an emulated
+// processor forgets the TSS's type when another process of the VMM restores it.
+#define USER_RFLAGS 0x3002
 #define RFLAGS_INTERRUPTS 0x200
 
 // Interrupt vectors.
