@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots that each version of the format has left behind (tests/snapshot/corpus): they are restored for
+good. They are of the test host's processor, and are restored there; see tests/snapshot/make_corpus.py.
+"""
+import json
+import lzma
+import pathlib
+import re
+import sys
+import unittest
+
+SNAPSHOTS = pathlib.Path(__file__).resolve().parents[1] / "snapshot"
+sys.path.insert(0, str(SNAPSHOTS.parent / "support"))
+from probe_hold import HoldTest  # noqa: E402
+from vireo_process import PROBE, run, start  # noqa: E402
+
+VERSION_AT = slice(8, 12)  # of the header
+CORPUS = sorted((SNAPSHOTS / "corpus").glob("*.vsnap.xz"))
+
+
+def version_of(file):
+    return int.from_bytes(file.read_bytes()[VERSION_AT], "little")
+
+
+class Corpus(HoldTest):
+    def setUp(self):
+        super().setUp()
+        self.disk = self.directory / "data.img"
+        self.disk.write_bytes(bytes(1 << 20))
+
+    def unpacked(self, path):
+        file = self.directory / path.stem
+        file.write_bytes(lzma.decompress(path.read_bytes()))
+        return file
+
+    def done(self, *words, **options):
+        ended = run(*words, **options)
+        self.assertEqual(ended.status, 0, ended)
+        return ended.output.replace("\r", "")
+
+    def goes_on(self, file, letters, *options):
+        """The guest has had so many letters; it hears the last one and works with its disk again."""
+        said = self.done("restore", file, "--disk", f"id=data,path={self.disk}", *options, stdin=b"q")
+        self.assertIn(f"probe: serial_irq_received={letters + 1}\n", said)
+        self.assertRegex(said, "probe: blk=mix .* requests=32 .* errors=0 ")
+
+    def test_each_file(self):
+        for path in CORPUS:
+            with self.subTest(path.name):
+                version = int(re.match(r"v(\d+)-", path.name)[1])
+                file = self.unpacked(path)
+                self.assertEqual(version_of(file), version)
+                self.done("snapshot", "verify", file)
+                shown = json.loads(self.done("snapshot", "info", file, "--json"))
+                self.assertEqual((shown["format_version"], shown["memory_bytes"]), (version, 64 << 20))
+                letters = 1
+                if shown["kind"] == "diff":
+                    full = self.unpacked(path.with_name(path.name.replace("-diff", "-full")))
+                    diff, file = file, self.directory / "merged.vsnap"
+                    self.done("snapshot", "merge", full, diff, "--output", file)
+                    letters = 2
+                for memory in ("map", "copy"):
+                    self.goes_on(file, letters, "--memory", memory)
+
+    def test_it_has_each_version(self):
+        """What this vireo writes, and all that were before."""
+        file = self.directory / "now.vsnap"
+        self.process = start("run", "--kernel", PROBE, "--memory", "64M", "--cmdline", "probe=serial-irq",
+                             "--control", self.socket)
+        self.lines_to("probe: serial_irq=ready")
+        self.control("snapshot", file, "--then", "stop")
+        self.process.communicate()
+        names = [path.name for path in CORPUS]
+        for version in range(1, version_of(file) + 1):
+            for kind in ("mmio-full", "mmio-diff", "pci-full", "pci-diff"):
+                self.assertIn(f"v{version}-{kind}.vsnap.xz", names)
+
+
+if __name__ == "__main__":
+    unittest.main()
