@@ -40,6 +40,15 @@ class Hold(HoldTest):
             self.assertGreater(int(after[clock]), int(before[clock]))
         self.quit()
 
+    def test_an_answer_is_nothing_else(self):
+        self.start("60000")
+        for _ in range(2):
+            self.process.stdin.write(b"a")
+            self.process.stdin.flush()
+            self.assertEqual(self.lines_to("probe: hold=.*"), ["probe: hold=here"])
+        self.check()
+        self.quit()
+
     def a_timer_comes_once(self):
         self.pause(2 * TIMER_MS / 1000)
         for _ in range(2):  # the second one was begun by the check

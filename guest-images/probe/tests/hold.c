@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // probe=hold MS: fills what a snapshot must keep with patterns, begins a timer of MS (3000 without
 // a number) and waits at CPL 3 without touching any of it. COM1, polled once a millisecond, brings
-// 'c': check, tell, load the patterns of the next generation; and 'q': the end. Words: memory=MIB
-// (4), timer=oneshot or deadline.
+// 'c': check, tell, load the patterns of the next generation; 'a': an answer and nothing else; and
+// 'q': the end. Words: memory=MIB (4), timer=oneshot or deadline.
 //
 // Compiled code has the general registers alone, so the others are ours between two checks.
 #include "tests.h"
@@ -568,6 +568,9 @@ void test_hold(const struct argument* argument) {
   begin_timer();
   print_text_value("hold", "ready");
   for (char c = next_char(); c != 'q'; c = next_char()) {
+    if (c == 'a') {
+      print_text_value("hold", "here");
+    }
     if (c != 'c') {
       continue;
     }
