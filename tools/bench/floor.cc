@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// vireo-floor: the bare floor under `vireo-bench start`. It starts the probe with only the ioctls
-// that this needs, memory slot first, and nothing that a VMM has around them; what a VMM takes
-// longer is its own.
+// vireo-floor: the bare floor under `vireo-bench start` and `restore`. It starts the probe with
+// only the ioctls that this needs, memory slot first, and nothing that a VMM has around them; what
+// a VMM takes longer is its own.
 //
 //   vireo-floor [--memory MIB] [--cmdline WORDS] [--t0 NS] [--mark] PROBE
 //
 // Goes on to the guest's end, which becomes the exit status as vireo has them (0 power-off, 10
 // reset, 11 panic, 12 triple fault), and shows what the guest writes to COM1. With --t0,
-// CLOCK_MONOTONIC in nanoseconds just before exec, it tells when the guest wrote its first byte to
-// the mark port; with
-// --mark it ends there.
+// CLOCK_MONOTONIC in nanoseconds just before exec, it tells when the guest was entered first and
+// when it wrote its first byte to the mark port; with --mark it ends there.
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -48,6 +48,8 @@ constexpr std::size_t kCommandLineMax = 0x10000;
 constexpr std::uint64_t kLowMemoryEnd = 0x9fc00;
 constexpr std::uint64_t kHighMemoryStart = 0x100000;
 constexpr std::uint64_t kMmioHoleStart = 0xc0000000;
+constexpr std::uint64_t kMmioHoleEnd = 0x100000000;
+constexpr std::uint64_t kMemoryMaxMib = std::uint64_t{1} << 20;
 
 constexpr std::uint16_t kMarkPort = 0x3f0;
 constexpr std::uint16_t kCom1Data = 0x3f8;
@@ -167,8 +169,8 @@ Options parse_options(int argc, char** argv) {
   if (options.probe == nullptr) {
     die(kExitUsage, "usage", "[--memory MIB] [--cmdline WORDS] [--t0 NS] [--mark] PROBE");
   }
-  if (options.memory_mib < 2 || options.memory_mib > kMmioHoleStart >> 20) {
-    die(kExitUsage, "--memory", "takes 2 to 3072 MiB");
+  if (options.memory_mib < 2 || options.memory_mib > kMemoryMaxMib) {
+    die(kExitUsage, "--memory", "takes 2 to 1048576 MiB");
   }
   if (options.cmdline.size() >= kCommandLineMax) {
     die(kExitUsage, "--cmdline", "too long");
@@ -191,11 +193,14 @@ class Memory {
         base_(must_mmap(size_bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
                         "guest memory")) {}
 
-  [[nodiscard]] std::uint64_t size_bytes() const { return size_bytes_; }
+  /// Below the hole for devices; what is left follows it in this process and begins behind it in
+  /// the guest.
+  [[nodiscard]] std::uint64_t low_bytes() const { return std::min(size_bytes_, kMmioHoleStart); }
+  [[nodiscard]] std::uint64_t high_bytes() const { return size_bytes_ - low_bytes(); }
   [[nodiscard]] std::uint64_t base() const { return reinterpret_cast<std::uint64_t>(base_); }
 
   std::byte* at(std::uint64_t address, std::uint64_t size) {
-    if (address > size_bytes_ || size > size_bytes_ - address) {
+    if (address > low_bytes() || size > low_bytes() - address) {
       die(kExitBadInput, "guest memory", "the probe does not fit");
     }
     return static_cast<std::byte*>(base_) + address;
@@ -257,9 +262,11 @@ std::uint32_t load_probe(const char* path, Memory& memory) {
 void write_start_info(Memory& memory, std::string_view cmdline) {
   const std::array map = {
       MemoryMapEntry{.address = 0, .size = kLowMemoryEnd},
-      MemoryMapEntry{.address = kHighMemoryStart, .size = memory.size_bytes() - kHighMemoryStart}};
-  const StartInfo info = {
-      .command_line = kCommandLine, .memory_map = kMemoryMap, .memory_map_entries = map.size()};
+      MemoryMapEntry{.address = kHighMemoryStart, .size = memory.low_bytes() - kHighMemoryStart},
+      MemoryMapEntry{.address = kMmioHoleEnd, .size = memory.high_bytes()}};
+  const StartInfo info = {.command_line = kCommandLine,
+                          .memory_map = kMemoryMap,
+                          .memory_map_entries = memory.high_bytes() > 0 ? 3U : 2U};
   memory.write(kCommandLine, cmdline.data(), cmdline.size());
   memory.write(kMemoryMap, map.data(), sizeof(map));
   memory.write(kStartInfo, &info, sizeof(info));
@@ -314,14 +321,24 @@ int open_kvm() {
   return fd;
 }
 
-/// The slot first: behind the interrupt controllers it would wait for milliseconds.
+/// The slots first: behind the interrupt controllers they would wait for milliseconds.
 int create_vcpu(int vm_fd, const Memory& memory) {
-  const kvm_userspace_memory_region slot = {.slot = 0,
-                                            .flags = 0,
-                                            .guest_phys_addr = 0,
-                                            .memory_size = memory.size_bytes(),
-                                            .userspace_addr = memory.base()};
-  must_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
+  const std::array slots = {
+      kvm_userspace_memory_region{.slot = 0,
+                                  .flags = 0,
+                                  .guest_phys_addr = 0,
+                                  .memory_size = memory.low_bytes(),
+                                  .userspace_addr = memory.base()},
+      kvm_userspace_memory_region{.slot = 1,
+                                  .flags = 0,
+                                  .guest_phys_addr = kMmioHoleEnd,
+                                  .memory_size = memory.high_bytes(),
+                                  .userspace_addr = memory.base() + memory.low_bytes()}};
+  for (const kvm_userspace_memory_region& slot : slots) {
+    if (slot.memory_size > 0) {
+      must_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
+    }
+  }
   must_ioctl(vm_fd, KVM_CREATE_IRQCHIP, 0UL, "KVM_CREATE_IRQCHIP");
   return must_ioctl(vm_fd, KVM_CREATE_VCPU, 0UL, "KVM_CREATE_VCPU");
 }
@@ -347,6 +364,7 @@ class Guest {
 
   /// Runs to the guest's end and returns its exit status.
   int run() {
+    entered_ns_ = monotonic_ns();
     while (status_ < 0) {
       if (::ioctl(vcpu_fd_, KVM_RUN, 0UL) < 0 && errno != EINTR) {
         die_errno("KVM_RUN");
@@ -423,7 +441,8 @@ class Guest {
     marked_ = true;
     if (options_.start_ns != 0) {
       put(stdout,
-          {"floor: first_write_us=", number_text((now - options_.start_ns) / 1000).data(), "\n"});
+          {"floor: first_entry_us=", number_text((entered_ns_ - options_.start_ns) / 1000).data(),
+           "\nfloor: first_write_us=", number_text((now - options_.start_ns) / 1000).data(), "\n"});
     }
     if (options_.end_at_mark) {
       status_ = kExitPowerOff;
@@ -442,6 +461,7 @@ class Guest {
   int vcpu_fd_;
   kvm_run* run_;
   int status_ = -1;
+  std::uint64_t entered_ns_ = 0;
   bool marked_ = false;
   std::array<char, 256> line_ = {};
   std::size_t line_size_ = 0;
