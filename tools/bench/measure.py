@@ -32,6 +32,8 @@ class Contender:
     check: object = None
     # The socket of its API and a request for it.
     api: tuple = ()
+    # The file that is its standard input, where many are started together.
+    input: str = os.devnull
 
 
 @dataclasses.dataclass
@@ -167,3 +169,15 @@ def columns(runs):
 def figures(runs):
     """{figure: summary} over the good runs; None where none was good."""
     return {key: summarize(values) for key, values in columns(runs).items()} or None
+
+
+def summaries(contenders, results):
+    """What reports hold of each contender."""
+    rows = []
+    for contender in contenders:
+        runs = results[contender.name]
+        rows.append({
+            "name": contender.name, "command": [str(word) for word in contender.command],
+            "runs": len(runs), "good": len([run for run in runs if run.ok]), "figures": figures(runs),
+            "values": columns(runs), "failures": sorted({run.why for run in runs if not run.ok})})
+    return rows

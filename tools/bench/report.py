@@ -8,7 +8,11 @@ import platform
 UNITS = [(1.0, "s", 1.0), (1e-3, "ms", 1e3), (0.0, "µs", 1e6)]
 
 
-FORMATS = {"resident": lambda value: f"{value / 2**20:.2f} MiB", "anonymous": lambda value: f"{value / 2**20:.2f} MiB",
+def show_mebibytes(value):
+    return f"{value / 2**20:.2f} MiB"
+
+
+FORMATS = {"resident": show_mebibytes, "anonymous": show_mebibytes, "file": show_mebibytes,
            "iops": lambda value: f"{value:.0f}/s",
            "bandwidth": lambda value: f"{value / 1e6:.{1 if value < 1e8 else 0}f} MB/s",
            "doorbells": lambda value: f"{value:.2f}", "others": lambda value: f"{value:.0%}"}

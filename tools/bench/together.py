@@ -10,27 +10,27 @@ import time
 from measure import Run, telling
 
 # Waits for the end of its input, which all of them reach at once.
-WAIT = ("sh", "-c", 'read -r _; exec "$@" </dev/null', "sh")
+WAIT = ("sh", "-c", 'read -r _; input=$1; shift; exec "$@" <"$input"', "sh")
 
 
 def start_all(contender, count):
     """The processes, and the descriptor that lets them go when it is closed."""
     held, gate = os.pipe()
-    processes = [subprocess.Popen([*WAIT, *contender.command], stdin=held, stdout=subprocess.PIPE,
+    processes = [subprocess.Popen([*WAIT, contender.input, *contender.command], stdin=held, stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT) for _ in range(count)]
     os.close(held)
     time.sleep(0.3)  # until each of them waits
     return processes, gate
 
 
-def listen(processes, marker, deadline):
-    """Reads all of them to their end: for each what it said, and when it first said `marker`."""
+def listen(processes, marker, deadline, to_the_end=True):
+    """Reads all of them to their end, or until each said `marker`: what each said, and when it first said that."""
     said = {process: bytearray() for process in processes}
     seen = {}
     with selectors.DefaultSelector() as selector:
         for process in processes:
             selector.register(process.stdout, selectors.EVENT_READ, process)
-        while selector.get_map():
+        while selector.get_map() and (to_the_end or len(seen) < len(processes)):
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -44,6 +44,23 @@ def listen(processes, marker, deadline):
                 if process not in seen and marker in said[process]:
                     seen[process] = time.monotonic()
     return said, seen
+
+
+def inspect_together(contender, count, timeout):
+    """What `contender.inspect` tells of each of `count` processes, all of which go on behind their marker."""
+    processes, gate = start_all(contender, count)
+    os.close(gate)
+    said, seen = listen(processes, contender.marker, time.monotonic() + timeout, to_the_end=False)
+    try:
+        silent = next((said[process] for process in processes if process not in seen), None)
+        if silent is not None:
+            raise RuntimeError(f"one said no {contender.marker!r}: {telling(silent)}")
+        return [contender.inspect(process.pid) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def run_together(contender, count, timeout):
