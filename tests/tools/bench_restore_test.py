@@ -65,10 +65,12 @@ while True:
             (running.clear if body["state"] == "Paused" else running.set)()
         client.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
 '''
-# And with Cloud Hypervisor's: it tells of the end of a restore by an event.
+# And with Cloud Hypervisor's: it tells of the end of a restore by an event, and has its console on a terminal.
 EVENTS = r'''
 import os, sys, time
 channel = int(sys.argv[sys.argv.index("--event-monitor") + 1].partition("=")[2])
+if not os.isatty(0) or not os.isatty(1):
+    sys.exit("the console is no terminal")
 for event in ("restoring", "restored", "resuming", "resumed"):
     os.write(channel, b'{"source": "vm", "event": "%s"}\n\n' % event.encode())
 os.read(0, 1)
@@ -207,6 +209,12 @@ class Runs(unittest.TestCase):
                 run = self.events(script, 2 if "time" in why else 60)
                 self.assertFalse(run.ok)
                 self.assertRegex(run.why, why)
+
+    def test_a_terminal_says_nothing_of_itself(self):
+        run = self.events(EVENTS.replace("os.read(0, 1)", "time.sleep(0.3)"))
+        self.assertTrue(run.ok, run.why)
+        # Not the question.
+        self.assertGreater(run.extra["answer"], 0.3)
 
     def test_words_for_cloud_hypervisor(self):
         command = savers.CloudHypervisor("ch", GUEST, self.work).command()

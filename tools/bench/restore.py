@@ -84,7 +84,7 @@ def run_save(saver, timeout):
 
     def run():
         deadline = time.monotonic() + timeout
-        with Running(saver.command(), saver.log) as running:
+        with Running(saver.command(), saver.log, terminal=saver.terminal) as running:
             running.await_text(guest.ready, deadline)
             before = time.monotonic()
             pause = saver.save(running, deadline)
@@ -103,7 +103,8 @@ def run_restore(saver, way, timeout):
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, told)
             try:
-                running = stack.enter_context(Running(saver.restore_command(way, tells), saver.log, (tells,)))
+                running = stack.enter_context(Running(saver.restore_command(way, tells), saver.log, (tells,),
+                                                      saver.terminal))
             finally:
                 os.close(tells)
             running.send(saver.guest.question)
@@ -122,7 +123,7 @@ def listen(saver, running, channel, deadline):
     found = {}
     said = bytearray()
     with selectors.DefaultSelector() as selector:
-        selector.register(running.process.stdout, selectors.EVENT_READ, "answer")
+        selector.register(running.output, selectors.EVENT_READ, "answer")
         selector.register(channel, selectors.EVENT_READ, "resumed")
         while "resumed" not in found or saver.guest.answer not in running.said:
             for key, _ in selector.select(left_of(deadline)):

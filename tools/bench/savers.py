@@ -9,8 +9,10 @@ import select
 import socket
 import subprocess
 import time
+import tty
 
 IN_CREATE = 0x100
+UPTIMES = 5  # how often vireo is asked for its uptime: the quickest answer is the exactest
 POLL_SECONDS = 0.001  # between bind() and listen() of a process that has just made its socket
 
 
@@ -100,17 +102,21 @@ def ask(client, deadline, method, target, body=None):
 # --- processes ----------------------------------------------------------------------------------------------
 
 class Running:
-    """A VMM's process with the guest's console on its standard input and output; ended at the end, when `log` has
-    all that it said."""
+    """A VMM's process with the guest's console on its standard input and output, which are pipes or a terminal; ended
+    at the end, when `log` has all that it said."""
 
-    def __init__(self, command, log, pass_fds=()):
+    def __init__(self, command, log, pass_fds=(), terminal=False):
         self.log = log
+        self.said = bytearray()
+        self.console, theirs = raw_terminal() if terminal else (None, subprocess.PIPE)
         with open(log, "wb") as errors:
             # CLOCK_MONOTONIC, just before exec.
             self.started_ns = time.monotonic_ns()
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                                            pass_fds=pass_fds)
-        self.said = bytearray()
+            self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=errors, pass_fds=pass_fds)
+        if terminal:
+            os.close(theirs)
+        self.input, self.output = ((self.console, self.console) if terminal else
+                                   (self.process.stdin.fileno(), self.process.stdout.fileno()))
 
     def __enter__(self):
         return self
@@ -119,28 +125,37 @@ class Running:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
-        with contextlib.suppress(BrokenPipeError):
+        if self.console is None:
             self.process.stdin.close()
-        self.process.stdout.close()
+            self.process.stdout.close()
+        else:
+            os.close(self.console)
         with open(self.log, "ab") as log:
             log.write(self.said)
 
     def send(self, text):
-        self.process.stdin.write(text)
-        self.process.stdin.flush()
+        os.write(self.input, text)
 
     def read(self):
         """Once there is something to be read."""
-        chunk = os.read(self.process.stdout.fileno(), 65536)
+        chunk = b""
+        with contextlib.suppress(OSError):  # which is how a terminal tells that nobody is behind it
+            chunk = os.read(self.output, 65536)
         if not chunk:
             raise Failed("ended")
         self.said += chunk
 
     def await_text(self, text, deadline):
         while text not in self.said:
-            if not select.select([self.process.stdout], [], [], left_of(deadline))[0]:
-                continue
-            self.read()
+            if select.select([self.output], [], [], left_of(deadline))[0]:
+                self.read()
+
+
+def raw_terminal():
+    """(our side, the other's), which says nothing of itself."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    return ours, theirs
 
 
 def allocated(paths):
@@ -153,6 +168,7 @@ class Saver:
     name = ""
     ways = ("",)  # what stands behind the name, for each
     resumed = b""  # what it says on the channel when the guest goes on
+    terminal = False  # it reads the guest's console from nothing else
 
     def __init__(self, program, guest, work):
         self.program = str(program)
@@ -215,10 +231,14 @@ class Vireo(Saver):
     def inspect(self, running, deadline):
         """`entry`: seconds from the process's start to the guest's first instruction, as the timeline has it. That
         counts from main(), and how long ago that was the program tells when it is asked."""
-        with await_socket(self.socket, running.process, deadline) as client:
-            before = time.monotonic_ns()
-            uptime = ask(client, deadline, "GET", "/vireo/status")["uptime_us"] * 1000
-            main_ns = (before + time.monotonic_ns()) // 2 - uptime
+        asked = []  # how long it took to ask, and when main() was by the answer
+        for _ in range(UPTIMES):
+            with await_socket(self.socket, running.process, deadline) as client:
+                before = time.monotonic_ns()
+                uptime = ask(client, deadline, "GET", "/vireo/status")["uptime_us"] * 1000
+                after = time.monotonic_ns()
+                asked.append((after - before, (before + after) // 2 - uptime))
+        main_ns = min(asked)[1]
         with await_socket(self.socket, running.process, deadline) as client:
             ask(client, deadline, "POST", "/vireo/kill")
         running.process.wait(left_of(deadline))
@@ -274,6 +294,7 @@ class CloudHypervisor(Saver):
     name = "cloud-hypervisor"
     ways = ("ondemand", "copy")
     resumed = b'"resumed"'
+    terminal = True
 
     def __init__(self, program, guest, work):
         super().__init__(program, guest, work)
