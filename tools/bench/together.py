@@ -57,8 +57,10 @@ def inspect_together(contender, count, timeout):
             raise RuntimeError(f"one said no {contender.marker!r}: {telling(silent)}")
         return [contender.inspect(process.pid) for process in processes]
     finally:
+        # All of them first: each that goes on takes the processor from those that are to end.
         for process in processes:
             process.kill()
+        for process in processes:
             process.wait()
             process.stdout.close()
 
