@@ -176,10 +176,9 @@ bool Vcpu::wait_for_work() {
   state_ = State::kRunning;
   std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_release);
   lock.unlock();
-  if (entered_) {
-    // So that the guest's watchdogs do not take the pause for a lockup; EINVAL without kvmclock.
-    ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0UL);
-  }
+  // So that the guest's watchdogs do not take the pause for a lockup, nor the time that a snapshot
+  // has lain there; EINVAL without kvmclock, as before the first instruction.
+  ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0UL);
   return true;
 }
 

@@ -12,12 +12,16 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import vsnap_damage  # noqa: E402
 from linux_guest import Guest, InDirectory  # noqa: E402
 from vireo_process import ARTIFACTS, TIMEOUT, run  # noqa: E402
 
 MIB = 1 << 20
 CYCLES = int(os.environ.get("VIREO_SNAPSHOT_CYCLES", "3"))
 CLOCK_ERROR = 0.1
+# Where a section has the time at which a clock was read.
+TAKEN_AT = {b"x86-machine": 3 * 520 + 8, b"x86-vcpu": 320 + 144 + 392 + 128 + 1024 + 64 + 4 + 8}
+HOUR_NS = 3600 * 10 ** 9
 # What a kernel says of time or of devices that it does not understand.
 COMPLAINTS = r"WARNING|BUG:|lockup|stall|hung|unstable|I/O error|reset|Call Trace|timed out"
 # Each turn writes a block, makes it durable and reads it back; a number in a file tells how many there were.
@@ -96,6 +100,27 @@ class Snapshots(InDirectory):
 
     def test_four_vcpus_over_pci(self):
         self.cycles(4, "pci")
+
+    def test_an_hour_in_between(self):
+        """The guest's clocks have gone on, and its watchdogs do not take that for a lockup."""
+        self.start(2, "mmio")
+        self.guest.do(WRITER + SLEEPER * 2 + "dmesg -c >/dev/null")
+        before = float(self.guest.do("cut -d ' ' -f 1 /proc/uptime"))
+        self.control("snapshot", self.file, "--then", "stop")
+        self.guest.end()
+        file = vsnap_damage.File(self.file)
+        for tag, _, _, content in file.sections:
+            if at := TAKEN_AT.get(tag):
+                taken = int.from_bytes(content[at:at + 8], "little") - HOUR_NS
+                content[at:at + 8] = taken.to_bytes(8, "little")
+        self.file.write_bytes(file.bytes())
+        self.guest.begin("restore", self.file, "--control", self.socket)
+        after = float(self.guest.do("cut -d ' ' -f 1 /proc/uptime"))
+        self.assertGreater(after - before, HOUR_NS / 1e9)
+        # Watchdogs look each 4 s.
+        self.guest.do("sleep 10; [ ! -e /tmp/failed ] || { cat /tmp/failed; false; }")
+        self.guest.do(f"if dmesg | grep -E '{COMPLAINTS}'; then false; fi")
+        self.guest.quit()
 
     def test_a_clone_is_told_so(self):
         self.start(1, "mmio", kernel="generic")
