@@ -17,7 +17,15 @@ from linux_guest import Guest, InDirectory  # noqa: E402
 from vireo_process import ARTIFACTS, TIMEOUT, run  # noqa: E402
 
 MIB = 1 << 20
-CYCLES = int(os.environ.get("VIREO_SNAPSHOT_CYCLES", "3"))
+LONG = bool(os.environ.get("VIREO_LONG"))
+CYCLES = int(os.environ.get("VIREO_SNAPSHOT_CYCLES", "20" if LONG else "3"))
+DEBIAN = f"{ARTIFACTS}/rootfs.ext4"
+# Two jobs, each in half of the disk, without an end.
+FIO = """--filename=/dev/vdb --size=8M --verify=crc32c --verify_fatal=1 --verify_backlog=128 --eta=never
+    --time_based --runtime=1000000 --bsrange=4k-32k
+    --name=direct --rw=randwrite --direct=1 --ioengine=libaio --iodepth=16
+    --name=cached --rw=randwrite --offset=8M --ioengine=psync --fsync=32
+    """.replace("\n", " ")
 CLOCK_ERROR = 0.1
 # Where a section has the time at which a clock was read.
 TAKEN_AT = {b"x86-machine": 3 * 520 + 8, b"x86-vcpu": 320 + 144 + 392 + 128 + 1024 + 64 + 4 + 8}
@@ -36,26 +44,11 @@ SLEEPER = ("(while :; do read -r a x </proc/uptime; sleep 0.05; read -r b x </pr
 CLOCK = "awk '/^now at/ {now = $3} /^ clock 1:/ {wall = 1} wall && /offset/ {printf \"%.0f\\n\", now + $2; exit}' /proc/timer_list"
 
 
-class Snapshots(InDirectory):
+class Cycles(InDirectory):
     def setUp(self):
         super().setUp()
         self.socket = self.directory / "vm.sock"
         self.file = self.directory / "vm.vsnap"
-
-    def start(self, cpus, transport, *options, **settings):
-        disk = self.image("disk.img", 16 * MIB)
-        config = f"""
-            [machine]
-            cpus = {cpus}
-            memory = "160M"
-            transport = "{transport}"
-            [rng]
-            [[disk]]
-            id = "data"
-            path = "{disk}"
-            {settings.pop("more", "")}
-            """
-        self.guest = Guest(self, self.directory, config, "--control", self.socket, *options, **settings)
 
     def control(self, *words):
         done = run("ctl", self.socket, *words)
@@ -77,29 +70,102 @@ class Snapshots(InDirectory):
         self.guest.end()
         self.guest.begin("restore", self.file, "--control", self.socket, *options)
 
-    def cycles(self, cpus, transport):
-        self.start(cpus, transport)
-        self.guest.do("rm -f /tmp/failed; " + WRITER + SLEEPER * cpus + "true")
+    def cycles(self, cpus):
+        """Of the guest, which is under load, with sleepers beside it; look() says whether the load goes on."""
+        self.guest.do("rm -f /tmp/failed; " + SLEEPER * cpus + "true")
         self.guest.do("dmesg -c >/dev/null")
         offset, error = self.clock_offset()
-        turns = 0
         for cycle in range(CYCLES):
             self.move("--memory", ("map", "copy")[cycle % 2])
             now, now_error = self.clock_offset()
             self.assertAlmostEqual(now, offset, delta=CLOCK_ERROR + error + now_error)
-            last, turns = turns, int(self.guest.do(f"until [ $(cat /tmp/turns) -gt {turns} ]; do sleep 0.05; done; cat /tmp/turns"))
-            self.assertGreater(turns, last)
+            self.look()
             self.guest.do("[ ! -e /tmp/failed ] || { cat /tmp/failed; false; }")
             self.guest.do("head -c 64 /dev/hwrng >/dev/null")
         self.guest.do(f"if dmesg | grep -E '{COMPLAINTS}'; then false; fi")
         self.assertEqual(self.guest.do("grep -c ^processor /proc/cpuinfo"), str(cpus))
+
+
+class UnderFio(Cycles):
+    """Debian, whose fio writes to a disk and reads all of it again and compares. VIREO_SNAPSHOT_CYCLES=100
+    for the long way."""
+
+    def look(self):
+        """Requests still end, and fio has found nothing wrong."""
+        ended = "$(awk '{print $1 + $5}' /sys/block/vdb/stat)"
+        before = int(self.guest.do(f"echo {ended}"))
+        self.guest.do(f"while [ {ended} -lt {before + 100} ] && kill -0 $fio; do sleep 0.05; done; kill -0 $fio")
+
+    def verified(self, cpus, transport):
+        self.guest = Guest(self, self.directory, f"""
+            [machine]
+            cpus = {cpus}
+            memory = "256M"
+            transport = "{transport}"
+            [rng]
+            [[disk]]
+            id = "root"
+            path = "{DEBIAN}"
+            overlay = "{self.directory / 'root.overlay'}"
+            root = true
+            [[disk]]
+            id = "data"
+            path = "{self.image('data.img', 16 * MIB)}"
+            """, "--control", self.socket, debian=True)
+        self.guest.do(f"fio {FIO} >/tmp/fio 2>&1 & fio=$!")
+        self.cycles(cpus)
+        said = self.guest.do("kill -INT $fio; wait $fio; cat /tmp/fio")
+        self.assertEqual((said.count("err= 0:"), said.count("verify:")), (2, 0), said)
+        self.guest.quit()
+
+    # Minutes for each, on an emulated machine.
+    if LONG:
+        def test_four_vcpus_over_pci(self):
+            self.verified(4, "pci")
+
+        def test_one_vcpu_over_mmio(self):
+            self.verified(1, "mmio")
+
+        def test_one_vcpu_over_pci(self):
+            self.verified(1, "pci")
+
+        def test_four_vcpus_over_mmio(self):
+            self.verified(4, "mmio")
+
+
+class Snapshots(Cycles):
+    def start(self, cpus, transport, *options, **settings):
+        disk = self.image("disk.img", 16 * MIB)
+        config = f"""
+            [machine]
+            cpus = {cpus}
+            memory = "160M"
+            transport = "{transport}"
+            [rng]
+            [[disk]]
+            id = "data"
+            path = "{disk}"
+            {settings.pop("more", "")}
+            """
+        self.guest = Guest(self, self.directory, config, "--control", self.socket, *options, **settings)
+
+    def look(self):
+        last = self.turns
+        self.turns = int(self.guest.do(f"until [ $(cat /tmp/turns) -gt {last} ]; do sleep 0.05; done; cat /tmp/turns"))
+        self.assertGreater(self.turns, last)
+
+    def written(self, cpus, transport):
+        self.start(cpus, transport)
+        self.turns = 0
+        self.guest.do(WRITER + "true")
+        self.cycles(cpus)
         self.guest.quit()
 
     def test_one_vcpu_over_mmio(self):
-        self.cycles(1, "mmio")
+        self.written(1, "mmio")
 
     def test_four_vcpus_over_pci(self):
-        self.cycles(4, "pci")
+        self.written(4, "pci")
 
     def test_an_hour_in_between(self):
         """The guest's clocks have gone on, and its watchdogs do not take that for a lockup."""
