@@ -73,17 +73,28 @@ Result<int> Machine::run() {
     start_listener_();
   }
   if (served) {
+    set_state(MachineState::kRunning);
+    // Before, for a guest with the only processor would keep who waits for it waiting.
+    if (config_.ready.when == ReadyConfig::When::kStarted) {
+      saw_readiness();
+      become_ready();
+    } else {
+      ready_timer_->arm(config_.ready.timeout_ns);
+    }
+    // None waits for another thread on its way to the guest: a processor that others keep busy
+    // would cost milliseconds each time.
     for (const auto& vcpu : vcpus_) {
       vcpu->resume();
     }
+    served = wait_for_vcpus();
+  }
+  if (served) {
     served = start_pool();
   }
   if (served) {
-    set_state(MachineState::kRunning);
     if (!pause_waiters_.empty()) {
       begin_pause();  // asked for while the devices began
     }
-    ready_timer_->arm(config_.ready.timeout_ns);
     served = reactor_->run();
   }
   // A vCPU may be waiting for the reactor that has ended.
@@ -139,6 +150,10 @@ Result<> Machine::start_vcpus() {
   for (const auto& vcpu : vcpus_) {
     TRY(vcpu->start());
   }
+  return {};
+}
+
+Result<> Machine::wait_for_vcpus() {
   for (const auto& vcpu : vcpus_) {
     TRY(vcpu->wait_started());
   }
@@ -203,13 +218,10 @@ void Machine::set_state(MachineState state) {
 void Machine::vcpu_first_entry(unsigned index) {
   if (index == 0 && !timeline_.reached(Step::kFirstEntry)) {
     timeline_.record(Step::kFirstEntry);
-    if (config_.ready.when == ReadyConfig::When::kStarted) {
-      saw_readiness();
-    }
   }
 }
 
-/// What makes the VM ready has happened. On a vCPU's thread.
+/// What makes the VM ready has happened. Any thread.
 void Machine::saw_readiness() {
   if (!ready_seen_.exchange(true)) {
     timeline_.record(Step::kReady);
@@ -218,8 +230,10 @@ void Machine::saw_readiness() {
 }
 
 void Machine::become_ready() {
+  if (std::exchange(ready_, true)) {
+    return;
+  }
   ready_timer_->cancel();
-  ready_ = true;
   supervisor_->ready();
   supervisor_->status("ready");
   events_.publish("ready");

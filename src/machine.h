@@ -193,6 +193,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> setup_boot_vcpu(const EntryPoint& entry);
   SandboxPaths sandbox_paths(std::span<const int> further) const;
   Result<> start_vcpus();
+  Result<> wait_for_vcpus();
   Result<> start_pool();
   void finish_devices();
 

@@ -146,6 +146,7 @@ void Vcpu::thread_main() {
     begun_ = true;
     if (!begun) {
       begin_error_ = std::move(begun).error();
+      wanted_ = State::kFinished;  // even where it was told to run already
     }
     changed_.notify_all();
   }
