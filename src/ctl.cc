@@ -192,6 +192,9 @@ Result<> check_ctl_command(CtlCommand& ctl) {
   for (const auto& [option, given] : {std::pair("--then", !ctl.then.empty()),
                                       {"--disks", !ctl.disks.empty()},
                                       {"--disk-files", !ctl.disk_files.empty()},
+                                      {"--rounds", !ctl.rounds.empty()},
+                                      {"--left", !ctl.left.empty()},
+                                      {"--over", !ctl.over.empty()},
                                       {"--diff", ctl.diff},
                                       {"--parent", !ctl.parent.empty()}}) {
     if (!snapshot && given) {

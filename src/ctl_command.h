@@ -15,6 +15,9 @@ struct CtlCommand {
   std::string then;        ///< of snapshot: resume, pause or stop
   std::string disks;       ///< of snapshot: what becomes of them
   std::string disk_files;  ///< of snapshot: "root=PATH,…", where their overlays or copies are
+  std::string rounds;      ///< of snapshot: so many, while the guest runs
+  std::string left;        ///< of snapshot: so much may be left for its pause
+  std::string over;        ///< of snapshot: what is done where it is more
   bool diff = false;       ///< of snapshot: only what has changed
   std::string parent;      ///< of snapshot: since that file
   bool json = false;       ///< the answer as it came

@@ -2,7 +2,10 @@
 #include "src/ctl_snapshot.h"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
+#include <optional>
+#include <utility>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -46,6 +49,13 @@ Result<std::vector<std::string>> written_disks(const CtlCommand& command) {
     ids.push_back(volume.value("id", ""));
   }
   return ids;
+}
+
+std::optional<unsigned> parse_whole(const std::string& text) {
+  unsigned number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [last, error] = std::from_chars(text.data(), end, number);
+  return error == std::errc() && last == end ? std::optional(number) : std::nullopt;
 }
 
 std::vector<OptionWord> disk_files(const CtlCommand& command) {
@@ -122,6 +132,15 @@ std::string CtlSnapshot::body() const {
   }
   for (const DiskFile& disk : disks_) {
     body["disk_files"].push_back({{"id", disk.id}, {"path", disk.path}});
+  }
+  if (!command_->rounds.empty()) {
+    const std::optional<unsigned> rounds = parse_whole(command_->rounds);
+    body["rounds"] = rounds ? Json(*rounds) : Json(command_->rounds);
+  }
+  for (const auto& [key, text] : {std::pair("left", &command_->left), {"over", &command_->over}}) {
+    if (!text->empty()) {
+      body[key] = *text;
+    }
   }
   if (command_->diff) {
     body["diff"] = true;

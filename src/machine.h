@@ -67,6 +67,7 @@ struct SnapshotRequest {
   AfterSnapshot then = AfterSnapshot::kResume;
   bool diff = false;                   ///< what has changed since …
   std::optional<SnapshotUuid> parent;  ///< … this one; without it the one before
+  SnapshotJob::PrecopyLimits limits = {};
   DisksAtSnapshot disks = DisksAtSnapshot::kNone;
   std::vector<CheckpointFile> disk_files;  ///< see DiskCheckpoint
 };

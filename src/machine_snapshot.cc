@@ -38,7 +38,8 @@ Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
   snapshot_done_ = std::move(done);
   ran_before_snapshot_ = state_ == MachineState::kRunning;
   if (ran_before_snapshot_ && request.then == AfterSnapshot::kResume) {
-    snapshot_->precopy({}, [this](Result<> copied) { on_precopied(std::move(copied)); });
+    snapshot_->precopy(request.limits,
+                       [this](Result<> copied) { on_precopied(std::move(copied)); });
   } else {
     halt_for_snapshot();
   }

@@ -267,6 +267,9 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   declare_value(app, option_of(manual::kCtlOptions, "--then"), ctl.then);
   declare_value(app, option_of(manual::kCtlOptions, "--disks"), ctl.disks);
   declare_value(app, option_of(manual::kCtlOptions, "--disk-files"), ctl.disk_files);
+  declare_value(app, option_of(manual::kCtlOptions, "--rounds"), ctl.rounds);
+  declare_value(app, option_of(manual::kCtlOptions, "--left"), ctl.left);
+  declare_value(app, option_of(manual::kCtlOptions, "--over"), ctl.over);
   declare_flag(app, option_of(manual::kCtlOptions, "--diff"), ctl.diff);
   declare_value(app, option_of(manual::kCtlOptions, "--parent"), ctl.parent);
   declare_flag(app, option_of(manual::kCtlOptions, "--json"), ctl.json);

@@ -8,7 +8,10 @@
 
 #include <unistd.h>
 
+#include <fmt/core.h>
+
 #include "arch/arch.h"
+#include "src/config_value.h"
 #include "src/memory/page_table.h"
 #include "src/uuid.h"
 
@@ -131,13 +134,31 @@ Result<> SnapshotJob::collect() {
   return {};
 }
 
+/// Whether precopy() is done, with that result.
+bool SnapshotJob::over_limits(Result<>& result) {
+  const std::uint64_t bytes = pages_.count() * kImagePage;
+  if (bytes <= limits_.bytes) {
+    return true;
+  }
+  if (rounds_ < limits_.rounds || limits_.over == PrecopyLimits::Over::kWait) {
+    return false;
+  }
+  if (limits_.over == PrecopyLimits::Over::kRefuse) {
+    result = fail(ErrorCode::kConfig,
+                  fmt::format("the guest changes more memory than it may stand still for: {} while "
+                              "the last of {} rounds was written, and {} may be left; ask for more "
+                              "(left, rounds), or for \"over\": \"wait\" or \"pause\"",
+                              format_size(bytes), rounds_, format_size(limits_.bytes)));
+  }
+  return true;
+}
+
 void SnapshotJob::on_collected(Result<> result) {
   if (!result) {
     end_step(std::move(result));
-  } else if (!capturing_ && rounds_ > 0 &&
-             (pages_.count() <= limits_.pages || rounds_ == limits_.rounds)) {
+  } else if (!capturing_ && rounds_ > 0 && over_limits(result)) {
     left_ = true;
-    end_step({});
+    end_step(std::move(result));
   } else {
     memory_->round(pages_, [this](Result<> written) { on_round(std::move(written)); });
   }

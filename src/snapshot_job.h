@@ -63,8 +63,17 @@ class SnapshotJob {
   /// How far precopy() goes: until so few pages change during a round, or that many rounds were
   /// made.
   struct PrecopyLimits {
-    unsigned rounds = 8;
-    std::uint64_t pages = 1024;  ///< 4 MiB
+    static constexpr unsigned kRounds = 8;
+    static constexpr std::uint64_t kBytes = std::uint64_t{4} << 20;
+    /// What is done where the guest changes more than that each time.
+    enum class Over : std::uint8_t {
+      kPause,   ///< the rest is left to capture(), however much it is
+      kWait,    ///< there are more rounds, until it changes less
+      kRefuse,  ///< kConfig
+    };
+    unsigned rounds = kRounds;
+    std::uint64_t bytes = kBytes;
+    Over over = Over::kPause;
   };
   /// Takes memory while the machine runs; what changes meanwhile is left to capture(). Not needed.
   void precopy(const PrecopyLimits& limits, Done done);
@@ -88,6 +97,7 @@ class SnapshotJob {
   Result<> save_state();
   Result<> collect();
   void on_collected(Result<> result);
+  bool over_limits(Result<>& result);
   void on_round(Result<> result);
   void end_step(Result<> result);
   Result<> write_file();

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "src/config_value.h"
@@ -19,6 +20,10 @@ namespace vireo {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr auto kSettings = std::to_array<std::string_view>(
+    {"then", "disks", "disk_files", "diff", "parent", "rounds", "left", "over"});
+constexpr unsigned kRoundsMax = 1000;
 
 std::unexpected<Error> wrong(const std::string& what) {
   return fail(ErrorCode::kConfig, what);
@@ -97,6 +102,31 @@ Result<std::vector<CheckpointFile>> disk_files(const Json& json, std::vector<Uni
   return all;
 }
 
+/// How long the guest may be in the way of its own snapshot.
+Result<SnapshotJob::PrecopyLimits> limits_of(const Json& json) {
+  using Over = SnapshotJob::PrecopyLimits::Over;
+  SnapshotJob::PrecopyLimits limits;
+  if (json.contains("rounds")) {
+    const Json& rounds = json["rounds"];
+    if (!rounds.is_number_unsigned() || rounds < 1U || rounds > kRoundsMax) {
+      return wrong(
+          fmt::format("rounds: {}: wants a whole number from 1 to {}", rounds.dump(), kRoundsMax));
+    }
+    limits.rounds = rounds.get<unsigned>();
+  }
+  if (json.contains("left")) {
+    const Json& left = json["left"];
+    const auto bytes = left.is_string() ? parse_size(left.get<std::string>()) : std::nullopt;
+    if (!bytes) {
+      return wrong(fmt::format("left: {}: wants a size such as \"4M\"", left.dump()));
+    }
+    limits.bytes = *bytes;
+  }
+  TRY_ASSIGN(const std::string over, word_of(json, "over", {"pause", "wait", "refuse"}));
+  limits.over = over == "wait" ? Over::kWait : over == "refuse" ? Over::kRefuse : Over::kPause;
+  return limits;
+}
+
 bool writes_disks(const Config& config) {
   return !config.volumes.empty() ||
          std::ranges::any_of(config.disks, [](const DiskConfig& disk) { return !disk.readonly; });
@@ -111,11 +141,9 @@ Result<> save_machine_into(Machine& machine, const std::string& body, std::vecto
     return wrong(R"(wants {"then": "resume", "disks": "none"}, or no body)");
   }
   for (const auto& [key, value] : json.items()) {
-    if (key != "then" && key != "disks" && key != "disk_files" && key != "diff" &&
-        key != "parent") {
-      return wrong(fmt::format(
-          "{}: no setting of a snapshot; it has then, disks, disk_files, diff and parent",
-          vireo::quoted(key)));
+    if (std::ranges::find(kSettings, key) == kSettings.end()) {
+      return wrong(fmt::format("{}: no setting of a snapshot; it has {}", vireo::quoted(key),
+                               fmt::join(kSettings, ", ")));
     }
   }
   TRY_ASSIGN(const std::string then, word_of(json, "then", {"resume", "pause", "stop"}));
@@ -129,6 +157,7 @@ Result<> save_machine_into(Machine& machine, const std::string& body, std::vecto
         "\"stop\"");
   }
   TRY_ASSIGN(const std::optional<Uuid> parent, parent_of(json));
+  TRY_ASSIGN(const SnapshotJob::PrecopyLimits limits, limits_of(json));
   TRY_ASSIGN(UniqueFd file, snapshot_file(files));
   TRY_ASSIGN(std::vector<CheckpointFile> of_disks, disk_files(json, std::move(files)));
   return machine.snapshot({.file = std::move(file),
@@ -137,6 +166,7 @@ Result<> save_machine_into(Machine& machine, const std::string& body, std::vecto
                                                      : AfterSnapshot::kStop,
                            .diff = json.contains("diff") && json["diff"] == true,
                            .parent = parent,
+                           .limits = limits,
                            .disks = disks == "freeze"    ? DisksAtSnapshot::kFreeze
                                     : disks == "reflink" ? DisksAtSnapshot::kReflink
                                                          : DisksAtSnapshot::kNone,

@@ -298,6 +298,20 @@ inline constexpr auto kCtlOptions = std::to_array<Option>({
      .value = "ID=PATH,...",
      .help = "of snapshot: where the overlays or copies are made [beside the snapshot, as "
              "NAME.ID.overlay or NAME.ID.disk]"},
+    {.name = "--rounds",
+     .value = "N",
+     .help = "of snapshot: memory is written so often at most while the guest runs [8]"},
+    {.name = "--left",
+     .value = "SIZE",
+     .help = "of snapshot: the guest stands still for no more memory than that [4M]"},
+    {.name = "--over",
+     .value = "pause|wait|refuse",
+     .help =
+         "of snapshot: where the guest changes more during the last round. pause: it stands still "
+         "for all of that; wait: there are more rounds, until it changes less; refuse: there is "
+         "no snapshot [pause]",
+     .completes = Completes::kWords,
+     .words = "pause wait refuse"},
     {.name = "--diff",
      .value = nullptr,
      .help = "of snapshot: only the memory that has changed since the one before"},

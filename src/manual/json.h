@@ -166,6 +166,14 @@ inline constexpr auto kSnapshotFields = std::to_array<Field>({
      true},
     {"disk_files[].id", "string", "Of the disk or volume.", true},
     {"disk_files[].path", "string", "The absolute path of its file, which has it already.", true},
+    {"rounds", "integer", "Memory is written so often at most while the guest runs; 8 without it.",
+     true},
+    {"left", "string", "What may be left for the guest's pause, a size; \"4M\" without it.", true},
+    {"over", "string",
+     "Where the guest changes more than that during the last round. pause (without it): it stands "
+     "still for all of that. wait: there are more rounds, until it changes less. refuse: there is "
+     "no snapshot.",
+     true},
     {"diff", "boolean", "Only memory that has changed since parent.", true},
     {"parent", "string", "The UUID of a snapshot; without it, the one before in this process.",
      true},

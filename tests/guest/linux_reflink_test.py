@@ -83,6 +83,47 @@ class Reflinks(InDirectory):
         self.disk("commit", overlay)
         self.assertTrue(other.read_bytes() == content, "another base has all that the guest has seen")
 
+    def test_a_disk_that_is_copied_for_a_snapshot(self):
+        """The VM goes on with its own; a VM that is restored has the copy, as it then was."""
+        base, image = self.mount_point / "base", self.mount_point / "image"
+        base.write_bytes(os.urandom(BASE))
+        image.write_bytes(os.urandom(BASE))
+        free = self.free()
+        guest = Guest(self, self.directory, f"""
+            [machine]
+            memory = "128M"
+            [[disk]]
+            id = "raw"
+            path = "{image}"
+            [[disk]]
+            id = "over"
+            path = "{base}"
+            overlay = "{self.mount_point / "overlay"}"
+            """, "--control", self.directory / "vm.sock")
+
+        def fill(text):
+            for disk in ("vda", "vdb"):
+                guest.do(f"yes {text} | head -c {MIB} >/dev/{disk} && sync")
+
+        def found():
+            return [guest.do(f"echo 3 >/proc/sys/vm/drop_caches; head -c {MIB} /dev/{disk} | uniq")
+                    for disk in ("vda", "vdb")]
+        fill("before")
+        snapshot = self.mount_point / "vm.vsnap"
+        saved = run("ctl", self.directory / "vm.sock", "snapshot", snapshot, "--disks", "reflink")
+        self.assertEqual(saved.status, 0, saved)
+        self.assertGreater(self.free(), free - BASE, "they share what they have in common")
+        fill("behind")
+        self.assertEqual(found(), ["behind", "behind"])
+        guest.quit()
+        guest.begin("restore", snapshot)
+        self.assertEqual(found(), ["before", "before"])
+        fill("again")
+        guest.quit()
+        ended = run("restore", snapshot)
+        self.assertEqual(ended.status, 65, ended)
+        self.assertIn('disk "raw" was written to', ended.errors)
+
 
 if __name__ == "__main__":
     unittest.main()

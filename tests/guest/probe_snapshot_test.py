@@ -14,7 +14,7 @@ import unittest
 SUPPORT = pathlib.Path(__file__).resolve().parents[1] / "support"
 sys.path.insert(0, str(SUPPORT))
 from probe_hold import HoldTest  # noqa: E402
-from vireo_process import run  # noqa: E402
+from vireo_process import TIMEOUT, reap, run, start  # noqa: E402
 
 LONG = "60000"  # a timer of that many ms does not come
 TIMER_MS = 1500
@@ -178,6 +178,40 @@ class Snapshots(HoldTest):
             self.check()
             self.quit()
         return files
+
+    def test_more_changes_than_the_limit_has(self):
+        """A guest that never rests: it is told so, or stands still for it, or is waited for until it rests."""
+        self.start(f"{LONG} memory=24")
+        stop = threading.Event()
+
+        def work():
+            while not stop.is_set():
+                self.check()
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            # Between two checks it rests: one of many finds it at work.
+            for _ in range(100):
+                self.file.unlink(missing_ok=True)
+                ended = run("ctl", self.socket, "snapshot", self.file, "--left", "4K", "--rounds", "1", "--over", "refuse")
+                if ended.status != 0:
+                    break
+            self.assertEqual(ended.status, REFUSED, ended)
+            self.assertIn("last of 1 rounds", ended.errors)
+            self.assertFalse(self.file.exists())
+            self.control("snapshot", self.file, "--left", "4K", "--rounds", "1")
+            waiting = start("ctl", self.socket, "snapshot", self.file, "--left", "4K", "--rounds", "1", "--over", "wait")
+            self.addCleanup(reap, waiting)
+        finally:
+            stop.set()
+            worker.join()
+        self.assertEqual(waiting.wait(TIMEOUT), 0)
+        self.check()
+        self.quit()
+        self.begin("restore", self.file)
+        self.checks -= 1
+        self.check()
+        self.quit()
 
     def test_diffs_by_the_log(self):
         config = self.directory / "vm.toml"

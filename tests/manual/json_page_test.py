@@ -178,7 +178,7 @@ class ControlSocket(JsonPage):
 
     def test_snapshot(self):
         self.start()
-        asked = {"then": "resume", "disks": "none", "diff": False}
+        asked = {"then": "resume", "disks": "none", "diff": False, "rounds": 3, "left": "1M", "over": "refuse"}
         with tempfile.TemporaryFile() as file:
             status, answer = self.ask_with(file, "/vireo/snapshot", json.dumps(asked))
         self.assertEqual(status, 200, answer)
