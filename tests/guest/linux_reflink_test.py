@@ -106,13 +106,14 @@ class Reflinks(InDirectory):
                 guest.do(f"yes {text} | head -c {MIB} >/dev/{disk} && sync")
 
         def found():
-            return [guest.do(f"echo 3 >/proc/sys/vm/drop_caches; head -c {MIB} /dev/{disk} | uniq")
+            return [guest.do(f"echo 3 >/proc/sys/vm/drop_caches; head -n 1000 /dev/{disk} | uniq")
                     for disk in ("vda", "vdb")]
         fill("before")
-        snapshot = self.mount_point / "vm.vsnap"
-        saved = run("ctl", self.directory / "vm.sock", "snapshot", snapshot, "--disks", "reflink")
+        snapshot = self.directory / "vm.vsnap"
+        saved = run("ctl", self.directory / "vm.sock", "snapshot", snapshot, "--disks", "reflink", "--disk-files",
+                    f"raw={self.mount_point}/raw,over={self.mount_point}/over")
         self.assertEqual(saved.status, 0, saved)
-        self.assertGreater(self.free(), free - BASE, "they share what they have in common")
+        self.assertGreater(self.free(), free - BASE // 2, "they share what they have in common")
         fill("behind")
         self.assertEqual(found(), ["behind", "behind"])
         guest.quit()
