@@ -17,7 +17,7 @@ namespace vireo {
 
 struct SavedDisks {
   static constexpr std::string_view kTag = "disks";
-  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::uint32_t kVersion = 2;
   static constexpr std::size_t kDisksMax = 256;
 
   /// The file that is written: an image, or an overlay.
@@ -34,7 +34,10 @@ struct SavedDisks {
     std::uint64_t generation = 0;  ///< the attribute user.vireo.generation; 0: it has none
     void fields(auto& ar) {
       ar.text(id, kTextMax);
-      ar(overlay, frozen, block_device, inode, bytes, modified_ns, changed_ns, generation);
+      ar(block_device, inode, bytes, modified_ns, changed_ns, generation);
+      if (ar.version() >= 2) {
+        ar(overlay, frozen);
+      }
     }
   };
   std::vector<Disk> disks;

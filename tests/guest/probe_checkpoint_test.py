@@ -52,11 +52,13 @@ class Checkpoints(unittest.TestCase):
         self.begin("restore", snapshot, *options)
         while run("ctl", self.socket, "status").status != 0:
             if self.process.poll() is not None:
-                self.fail(self.process.communicate()[1].decode())
+                output, errors = self.process.communicate()
+                self.fail((self.process.returncode, output, errors))
 
     def control(self, *words):
         done = run("ctl", self.socket, *words)
-        self.assertEqual(done.status, 0, done)
+        ended = self.process.communicate() if done.status == 69 else None
+        self.assertEqual(done.status, 0, (done, ended, self.process.returncode))
         return done
 
     def disk(self):
