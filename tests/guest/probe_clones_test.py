@@ -32,7 +32,9 @@ def mappings(pid):
     return found
 
 
-class Clones(HoldTest):
+class ClonesAsRoot(HoldTest):
+    """What a process in its sandbox has of memory, only root may look at."""
+
     @staticmethod
     def first_data(file):
         """How far in the guest's memory the file's first page of data is."""

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import pathlib
 import struct
 import subprocess
 
@@ -13,8 +14,10 @@ ARTIFACTS = os.environ.get("VIREO_ARTIFACTS", "")
 
 def is_sanitized():
     """Whether the program is one with sanitizers: those keep freed memory, and no sandbox."""
-    with open(VIREO, "rb") as file:
-        return b"__asan_init" in file.read()
+    try:
+        return b"__asan_init" in pathlib.Path(VIREO).read_bytes()
+    except OSError:
+        return False  # nobody runs it: suites are listed before it is built
 
 
 class Ended:
