@@ -20,6 +20,7 @@
 #include "src/memory/bus_error.h"
 #include "src/memory/memory_image.h"
 #include "src/saved_disks.h"
+#include "src/snapshot_memory.h"
 #include "src/uuid.h"
 
 namespace vireo {
@@ -54,21 +55,18 @@ BootConfig boot_config(const Config& all) {
 
 /// Guest memory as it was saved.
 Result<> read_memory(const RestoreSource& source, GuestMemory& memory) {
-  const MemoryPlace& place = source.snapshot.memory();
-  TRY_ASSIGN(
-      const std::vector<PageRun> runs,
-      decode_page_table(source.snapshot.page_table(), memory.size() / kImagePage, place.pages));
+  const SnapshotFile& snapshot = source.snapshot;
+  if (memory.size() / kImagePage != snapshot.facts().pages) {
+    return fail(ErrorCode::kBadInput,
+                fmt::format("header: has {} pages of a machine with {}", snapshot.facts().pages,
+                            memory.size() / kImagePage));
+  }
   if (source.memory == MemoryMode::kMap) {
-    return map_memory_image(memory, source.file.get(), place.offset, runs);
+    TRY_ASSIGN(const std::vector<PageRun> runs, pages_of(snapshot));
+    return map_memory_image(memory, source.file.get(), snapshot.memory().offset, runs);
   }
-  TRY_ASSIGN(const std::vector<std::byte> bytes,
-             source.snapshot.read_page_checksums(source.file.get()));
-  std::vector<std::uint64_t> checksums(bytes.size() / sizeof(std::uint64_t));
-  if (checksums.size() != place.pages) {
-    return fail(ErrorCode::kBadInput, "page checksums: are not as many as pages");
-  }
-  std::ranges::copy(bytes, std::as_writable_bytes(std::span(checksums)).begin());
-  return read_memory_image(memory, source.file.get(), place.offset, runs, checksums);
+  TRY_ASSIGN(const MemoryLayer layer, layer_of(snapshot, source.file.get()));
+  return read_memory_image(memory, layer);
 }
 
 }  // namespace

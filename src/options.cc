@@ -364,15 +364,22 @@ Result<Invocation> parse_snapshot(const manual::Command& command,
     return invocation;
   }
   const bool merge = snapshot.verb == "merge";
+  const bool stores = snapshot.verb == "compress" || snapshot.verb == "decompress";
   const auto wrong = [](const char* what) { return fail(ErrorCode::kUsage, what); };
-  if (snapshot.verb != "info" && snapshot.verb != "verify" && !merge) {
-    return fail(ErrorCode::kUsage,
-                fmt::format("{}: no verb of snapshot; wants info, verify or merge",
-                            vireo::quoted(snapshot.verb)));
+  if (snapshot.verb != "info" && snapshot.verb != "verify" && !merge && !stores) {
+    return fail(
+        ErrorCode::kUsage,
+        fmt::format("{}: no verb of snapshot; wants info, verify, merge, compress or decompress",
+                    vireo::quoted(snapshot.verb)));
   }
-  if (merge == snapshot.output.empty()) {
-    return wrong(merge ? "snapshot merge: wants the file that it makes: --output FILE"
-                       : "--output: only snapshot merge takes it");
+  if (merge && snapshot.output.empty()) {
+    return wrong("snapshot merge: wants the file that it makes: --output FILE");
+  }
+  if (!merge && !stores && !snapshot.output.empty()) {
+    return wrong("--output: only snapshot merge, compress and decompress take it");
+  }
+  if (stores && !snapshot.output.empty() && snapshot.files.size() > 1) {
+    return wrong("--output: goes with one file; without it each is replaced");
   }
   if (merge && snapshot.files.size() < 2) {
     return wrong("snapshot merge: wants a full snapshot, and diffs in their order");

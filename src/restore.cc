@@ -227,12 +227,16 @@ Result<Config> restored_config(RestoreSource& source, const RestoreCommand& comm
   TRY(validate(*config));
   const bool reserved =
       config->machine.huge_pages == HugePages::k2M || config->machine.huge_pages == HugePages::k1G;
-  if (command.memory == "map" && reserved) {
+  const bool compressed = source.snapshot.facts().compressed;
+  if (command.memory == "map" && (reserved || compressed)) {
     return fail(ErrorCode::kUsage,
-                "--memory: \"map\" has the pages of the snapshot's file, and machine.hugepages of "
-                "this VM wants others; wants \"copy\"");
+                fmt::format("--memory: \"map\" has the pages of the snapshot's file, and {}; wants "
+                            "\"copy\"",
+                            compressed ? "this one is compressed"
+                                       : "machine.hugepages of this VM wants others"));
   }
-  source.memory = reserved || command.memory == "copy" ? MemoryMode::kCopy : MemoryMode::kMap;
+  source.memory =
+      reserved || compressed || command.memory == "copy" ? MemoryMode::kCopy : MemoryMode::kMap;
   return config;
 }
 

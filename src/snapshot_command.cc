@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fmt/core.h>
@@ -14,10 +15,10 @@
 
 #include "src/base/unpublished_file.h"
 #include "src/base/utc.h"
-#include "src/memory/memory_image.h"
 #include "src/memory/memory_merge.h"
 #include "src/progress.h"
 #include "src/snapshot/snapshot_file.h"
+#include "src/snapshot_memory.h"
 #include "src/uuid.h"
 
 namespace vireo {
@@ -32,7 +33,6 @@ struct Opened {
   std::string path;
   UniqueFd file;
   SnapshotFile snapshot;
-  std::vector<PageRun> runs;
 };
 
 Result<Opened> open(const std::string& path) {
@@ -46,29 +46,15 @@ Result<Opened> open(const std::string& path) {
   if (auto sections = SnapshotReader::create(opened.snapshot.sections()); !sections) {
     return std::unexpected(std::move(sections).error().context(path));
   }
-  auto runs = decode_page_table(opened.snapshot.page_table(), opened.snapshot.facts().pages,
-                                opened.snapshot.memory().pages);
-  if (!runs) {
-    return std::unexpected(std::move(runs).error().context(path));
-  }
-  opened.runs = std::move(*runs);
   return opened;
 }
 
 Result<MemoryLayer> layer_of(const Opened& opened) {
-  const MemoryPlace& place = opened.snapshot.memory();
-  auto bytes = opened.snapshot.read_page_checksums(opened.file.get());
-  if (!bytes) {
-    return std::unexpected(std::move(bytes).error().context(opened.path));
+  auto layer = layer_of(opened.snapshot, opened.file.get());
+  if (!layer) {
+    return std::unexpected(std::move(layer).error().context(opened.path));
   }
-  if (bytes->size() != place.pages * sizeof(std::uint64_t)) {
-    return fail(ErrorCode::kBadInput,
-                opened.path + ": page checksums: are not as many as places for pages");
-  }
-  MemoryLayer layer = {
-      .path = opened.path, .file = opened.file.get(), .offset = place.offset, .runs = opened.runs};
-  layer.checksums.resize(place.pages);
-  std::ranges::copy(*bytes, std::as_writable_bytes(std::span(layer.checksums)).begin());
+  layer->path = opened.path;
   return layer;
 }
 
@@ -78,7 +64,7 @@ std::string utc_text(std::uint64_t ns) {
                      utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec);
 }
 
-std::uint64_t pages_of(std::span<const PageRun> runs, PageKind kind) {
+std::uint64_t count_of(std::span<const PageRun> runs, PageKind kind) {
   std::uint64_t pages = 0;
   for (const PageRun& run : runs) {
     pages += run.kind == kind ? run.count : 0;
@@ -99,9 +85,13 @@ Result<> print(const std::string& text) {
 Result<> show(const SnapshotCommand& command) {
   TRY_ASSIGN(const Opened opened, open(command.files.front()));
   const SnapshotFacts& facts = opened.snapshot.facts();
-  const std::uint64_t data = pages_of(opened.runs, PageKind::kData) * kImagePage;
-  const std::uint64_t zero = pages_of(opened.runs, PageKind::kZero) * kImagePage;
-  const std::uint64_t absent = pages_of(opened.runs, PageKind::kAbsent) * kImagePage;
+  const auto runs = pages_of(opened.snapshot);
+  if (!runs) {
+    return std::unexpected(Error(runs.error()).context(opened.path));
+  }
+  const std::uint64_t data = count_of(*runs, PageKind::kData) * kImagePage;
+  const std::uint64_t zero = count_of(*runs, PageKind::kZero) * kImagePage;
+  const std::uint64_t absent = count_of(*runs, PageKind::kAbsent) * kImagePage;
   if (command.json) {
     nlohmann::ordered_json sections = nlohmann::ordered_json::array();
     for (const SnapshotSection& section : opened.snapshot.sections()) {
@@ -121,17 +111,20 @@ Result<> show(const SnapshotCommand& command) {
         {"compressed", facts.compressed},
         {"memory_bytes", facts.pages * kImagePage},
         {"data_bytes", data},
+        {"stored_bytes", opened.snapshot.memory().size},
         {"zero_bytes", zero},
         {"absent_bytes", absent},
         {"sections", sections}};
     return print(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   }
   std::string text = fmt::format(
-      "kind       {}\nuuid       {}\n{}created    {}\nmemory     {} bytes: {} data, {} zero, {} as "
-      "in the parent\n",
+      "kind       {}\nuuid       {}\n{}created    {}\nmemory     {} bytes: {} data{}, {} zero, {} "
+      "as in the parent\n",
       facts.diff ? "diff" : "full", uuid_text(facts.uuid),
       facts.diff ? fmt::format("parent     {}\n", uuid_text(facts.parent)) : "",
-      utc_text(facts.created_ns), facts.pages * kImagePage, data, zero, absent);
+      utc_text(facts.created_ns), facts.pages * kImagePage, data,
+      facts.compressed ? fmt::format(" (compressed to {})", opened.snapshot.memory().size) : "",
+      zero, absent);
   for (const SnapshotSection& section : opened.snapshot.sections()) {
     text += fmt::format("section    {} {}: version {}, {} bytes\n", section.tag, section.index,
                         section.version, section.bytes.size());
@@ -146,7 +139,7 @@ Result<> verify(const SnapshotCommand& command) {
   for (const std::string& path : command.files) {
     TRY_ASSIGN(const Opened opened, open(path));
     TRY_ASSIGN(const MemoryLayer layer, layer_of(opened));
-    Progress progress(path, pages_of(opened.runs, PageKind::kData));
+    Progress progress(path, count_of(layer.runs, PageKind::kData));
     TRY(verify_memory(layer, [&](std::uint64_t pages) { progress.add(pages); }));
   }
   return {};
@@ -181,6 +174,41 @@ Result<> check_chain(std::span<const Opened> chain) {
   return {};
 }
 
+/// Writes a snapshot into its empty file; what `facts` say of compression is done.
+Result<> write_snapshot(const SnapshotFacts& facts, std::span<const SnapshotSection> sections,
+                        std::span<const MemoryLayer> layers, UnpublishedFile& file,
+                        const std::string& path) {
+  const MergedMemory merged = plan_merge(layers, facts.pages);
+  const std::vector<std::byte> table = encode_page_table(merged.runs);
+  const std::uint64_t places = merged.places;
+  Progress progress(path, count_of(merged.runs, PageKind::kData));
+  const PagesDone done = [&](std::uint64_t pages) { progress.add(pages); };
+  if (!facts.compressed) {
+    const std::uint64_t offset = snapshot_memory_offset(facts.pages);
+    TRY_ASSIGN(const std::vector<std::uint64_t> checksums,
+               write_merged(merged, layers, file.fd(), offset, done));
+    TRY(write_snapshot_file(
+        file.fd(), facts, sections,
+        {.page_table = table, .page_checksums = std::as_bytes(std::span(checksums))},
+        {.offset = offset, .size = places * kImagePage, .pages = places}));
+  } else {
+    const std::uint64_t offset = snapshot_memory_offset(
+        sections, table.size(), places * sizeof(std::uint64_t), frame_table_size(places));
+    TRY_ASSIGN(const CompressedMemory memory,
+               write_compressed(merged, layers, file.fd(), offset, done));
+    const std::vector<std::byte> frames = encode_frame_table(memory.frames);
+    TRY(write_snapshot_file(file.fd(), facts, sections,
+                            {.page_table = table,
+                             .page_checksums = std::as_bytes(std::span(memory.checksums)),
+                             .frame_table = frames},
+                            {.offset = offset, .size = memory.size, .pages = places}));
+  }
+  if (::fsync(file.fd()) < 0) {
+    return fail_errno(errno, path);
+  }
+  return file.replace();
+}
+
 Result<> merge(const SnapshotCommand& command) {
   std::vector<Opened> chain;
   std::vector<MemoryLayer> layers;
@@ -192,25 +220,38 @@ Result<> merge(const SnapshotCommand& command) {
   }
   TRY(check_chain(chain));
   const SnapshotFile& last = chain.back().snapshot;
-  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(command.output, kMode));
-  const MergedMemory merged = plan_merge(layers, last.facts().pages);
-  const std::uint64_t offset = snapshot_memory_offset(last.facts().pages);
-  Progress progress(command.output, pages_of(merged.runs, PageKind::kData));
-  TRY_ASSIGN(const std::vector<std::uint64_t> checksums,
-             write_merged(merged, layers, file.fd(), offset,
-                          [&](std::uint64_t pages) { progress.add(pages); }));
   SnapshotFacts facts = last.facts();
   facts.diff = false;
+  facts.compressed = false;
   facts.parent = {};
-  const std::vector<std::byte> table = encode_page_table(merged.runs);
-  TRY(write_snapshot_file(
-      file.fd(), facts, last.sections(),
-      {.page_table = table, .page_checksums = std::as_bytes(std::span(checksums))},
-      {.offset = offset, .size = merged.places * kImagePage, .pages = merged.places}));
-  if (::fsync(file.fd()) < 0) {
-    return fail_errno(errno, command.output);
+  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(command.output, kMode));
+  return write_snapshot(facts, last.sections(), layers, file, command.output);
+}
+
+// compress, decompress
+// -----------------------------------------------------------------------------
+
+/// The same snapshot, its memory stored in another way: in the place of `path`, or elsewhere.
+Result<> store_anew(const SnapshotCommand& command, const std::string& path) {
+  TRY_ASSIGN(const Opened opened, open(path));
+  TRY_ASSIGN(const MemoryLayer layer, layer_of(opened));
+  SnapshotFacts facts = opened.snapshot.facts();
+  facts.compressed = command.verb == "compress";
+  const std::string& target = command.output.empty() ? path : command.output;
+  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(target, kMode));
+  struct stat status = {};
+  if (command.output.empty() && (::fstat(opened.file.get(), &status) < 0 ||
+                                 ::fchmod(file.fd(), status.st_mode & 07777U) < 0)) {
+    return fail_errno(errno, path);
   }
-  return file.replace();
+  return write_snapshot(facts, opened.snapshot.sections(), std::span(&layer, 1), file, target);
+}
+
+Result<> store_anew(const SnapshotCommand& command) {
+  for (const std::string& path : command.files) {
+    TRY(store_anew(command, path));
+  }
+  return {};
 }
 
 }  // namespace
@@ -218,7 +259,8 @@ Result<> merge(const SnapshotCommand& command) {
 Result<> run_snapshot_command(const SnapshotCommand& command) {
   Result<> done = command.verb == "info"     ? show(command)
                   : command.verb == "verify" ? verify(command)
-                                             : merge(command);
+                  : command.verb == "merge"  ? merge(command)
+                                             : store_anew(command);
   if (!done) {
     return std::unexpected(std::move(done).error().context("snapshot " + command.verb));
   }

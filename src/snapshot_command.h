@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `vireo snapshot VERB FILE…`: what snapshots hold, whether they are whole, and diffs folded into
-// their base.
+// `vireo snapshot VERB FILE…`: what snapshots hold, whether they are whole, diffs folded into their
+// base, and memory stored compressed or not.
 #pragma once
 
 #include <string>
@@ -11,9 +11,9 @@
 namespace vireo {
 
 struct SnapshotCommand {
-  std::string verb;  ///< info, verify or merge
+  std::string verb;  ///< info, verify, merge, compress or decompress
   std::vector<std::string> files;
-  std::string output;  ///< of merge
+  std::string output;  ///< of merge; of compress and decompress, where it is not in place
   bool json = false;   ///< info: for programs
 };
 

@@ -70,7 +70,7 @@ inline constexpr auto kDiskArguments = std::to_array<Argument>({
 });
 
 inline constexpr auto kSnapshotArguments = std::to_array<Argument>({
-    {"VERB", "info, verify or merge", Completes::kNothing, true},
+    {"VERB", "info, verify, merge, compress or decompress", Completes::kNothing, true},
     {"FILE", "of info: one; of merge: a full one, and diffs in their order", Completes::kPath,
      true},
 });
@@ -341,7 +341,7 @@ inline constexpr auto kDiskOptions = std::to_array<Option>({
 inline constexpr auto kSnapshotOptions = std::to_array<Option>({
     {.name = "--output",
      .value = "FILE",
-     .help = "of merge: the full snapshot that it makes",
+     .help = "of merge: the snapshot that it makes; of (de)compress: not in its own place but here",
      .completes = Completes::kPath},
     {.name = "--json", .value = nullptr, .help = "of info: for programs"},
 });
@@ -382,6 +382,7 @@ inline constexpr auto kSnapshotExamples = std::to_array<const char*>({
     "vireo snapshot info web.vsnap",
     "vireo snapshot verify web.vsnap web-1.vsnap",
     "vireo snapshot merge web.vsnap web-1.vsnap --output web-merged.vsnap",
+    "vireo snapshot compress web.vsnap",
 });
 
 inline constexpr auto kRunStatuses = std::to_array<ExitStatus>({
@@ -511,16 +512,20 @@ inline constexpr auto kCommands = std::to_array<Command>({
      .statuses = kDiskStatuses},
     {.name = "snapshot",
      .usage = "VERB FILE... [options]",
-     .summary = "look at a snapshot, check it, fold diffs into it",
+     .summary = "check a snapshot, fold diffs into it, compress it",
      .purpose =
          "Tells what a snapshot holds (info), whether every byte of it is as it was written\n"
-         "(verify), or makes one of a full snapshot and diffs to it (merge).",
+         "(verify), makes one of a full snapshot and diffs to it (merge), or stores its memory\n"
+         "compressed (compress) or not (decompress).",
      .arguments = kSnapshotArguments,
      .options = kSnapshotOptions,
      .examples = kSnapshotExamples,
      .notes =
          "A merged snapshot has the UUID of its last diff, so that further diffs fit it. Its\n"
-         "sources stay as they are; it is written beside its place and put there when it is whole.",
+         "sources stay as they are; it is written beside its place and put there when it is "
+         "whole.\n"
+         "A compressed one (zstd) is the same snapshot, and may be given wherever one is wanted;\n"
+         "a VM that has the file mapped keeps the one that it has.",
      .statuses = kSnapshotStatuses},
     {.name = "doctor",
      .usage = "[--json]",

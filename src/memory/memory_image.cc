@@ -301,38 +301,18 @@ Result<> map_memory_image(GuestMemory& memory, int fd, std::uint64_t offset,
   return {};
 }
 
-namespace {
-
-Result<> read_checked(int fd, std::span<std::byte> bytes, std::uint64_t offset,
-                      std::span<const std::uint64_t> checksums) {
-  TRY(read_full_at(fd, bytes, offset));
-  for (std::uint64_t i = 0; i < bytes.size() / kImagePage; ++i) {
-    if (checksum(bytes.subspan(i * kImagePage, kImagePage)) != checksums[i]) {
-      return fail(ErrorCode::kBadInput,
-                  fmt::format("the page at {}: is damaged: its checksum is another one",
-                              offset + i * kImagePage));
-    }
-  }
-  return {};
-}
-
-}  // namespace
-
-Result<> read_memory_image(GuestMemory& memory, int fd, std::uint64_t offset,
-                           std::span<const PageRun> runs,
-                           std::span<const std::uint64_t> checksums) {
-  std::uint64_t page = 0;
-  for (const PageRun& run : runs) {
-    if (run.kind == PageKind::kData) {
-      const Area area = {.page = page, .count = run.count, .place = run.position};
-      TRY(for_each_part(memory, area, [&](std::span<std::byte> bytes, std::uint64_t place) {
-        return read_checked(fd, bytes, offset + place * kImagePage,
-                            checksums.subspan(place, bytes.size() / kImagePage));
-      }));
-    }
-    page += run.count;
-  }
-  return {};
+Result<> read_memory_image(GuestMemory& memory, const MemoryLayer& layer) {
+  const std::vector<LayerPiece> pieces = pieces_of(layer);
+  return in_parallel(pieces.size(), [&]() -> PieceWork {
+    const auto reader = std::make_shared<LayerReader>(layer);
+    return [&, reader](std::size_t number) {
+      const LayerPiece& piece = pieces[number];
+      const Area area = {.page = piece.page, .count = piece.count, .place = piece.place};
+      return for_each_part(memory, area, [&](std::span<std::byte> bytes, std::uint64_t place) {
+        return reader->read(place, bytes);
+      });
+    };
+  });
 }
 
 }  // namespace vireo

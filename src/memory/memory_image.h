@@ -23,6 +23,7 @@
 #include "src/base/error.h"
 #include "src/base/fd.h"
 #include "src/memory/guest_memory.h"
+#include "src/memory/memory_layer.h"
 #include "src/memory/page_set.h"
 #include "src/memory/page_table.h"
 
@@ -89,9 +90,8 @@ class MemoryImageWriter {
 Result<> map_memory_image(GuestMemory& memory, int fd, std::uint64_t offset,
                           std::span<const PageRun> runs);
 
-/// Reads an image into `memory`, which is new. Errors: kBadInput where a page's checksum is another
-/// one than that of its place in `checksums`.
-Result<> read_memory_image(GuestMemory& memory, int fd, std::uint64_t offset,
-                           std::span<const PageRun> runs, std::span<const std::uint64_t> checksums);
+/// Reads an image into `memory`, which is new, on all processors. Errors: kBadInput where a page's
+/// checksum is another one than that of its place.
+Result<> read_memory_image(GuestMemory& memory, const MemoryLayer& layer);
 
 }  // namespace vireo

@@ -3,9 +3,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <utility>
 
 #include <unistd.h>
+#include <zstd.h>
 
 #include <fmt/core.h>
 
@@ -16,27 +20,14 @@ namespace vireo {
 
 namespace {
 
-/// One read or write.
+/// What a thread reads and writes at a time.
 constexpr std::uint64_t kPagesAtOnce = 256;
+/// Frames that are compressed before they are written, one behind the other.
+constexpr std::size_t kFramesAtOnce = 256;
 /// As memory_image.cc has it: so many zero pages take no place.
 constexpr std::uint64_t kSqueezedPages = 512;
 
-/// Reads pages from `place` on, and checks them.
-Result<> read_pages(const MemoryLayer& layer, std::uint64_t place, std::span<std::byte> bytes) {
-  if (Result<> read = read_full_at(layer.file, bytes, layer.offset + place * kImagePage); !read) {
-    return std::unexpected(std::move(read).error().context(layer.path));
-  }
-  for (std::uint64_t i = 0; i < bytes.size() / kImagePage; ++i) {
-    if (checksum(bytes.subspan(i * kImagePage, kImagePage)) != layer.checksums[place + i]) {
-      return fail(ErrorCode::kBadInput,
-                  fmt::format("{}: the page at {}: is damaged: its checksum is another one",
-                              layer.path, layer.offset + (place + i) * kImagePage));
-    }
-  }
-  return {};
-}
-
-Result<> write_pages(int file, std::span<const std::byte> bytes, std::uint64_t offset) {
+Result<> write_bytes(int file, std::span<const std::byte> bytes, std::uint64_t offset) {
   while (!bytes.empty()) {
     const ssize_t written = ::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) {
@@ -51,21 +42,99 @@ Result<> write_pages(int file, std::span<const std::byte> bytes, std::uint64_t o
   return {};
 }
 
+/// Brings the pages of places as a plan has them. One thread's.
+class MergeReader {
+ public:
+  MergeReader(const MergedMemory& merged, std::span<const MemoryLayer> layers)
+      : merged_(merged), layers_(layers) {
+    for (const MemoryLayer& layer : layers) {
+      readers_.emplace_back(layer);
+    }
+  }
+
+  /// Reads those from `first` on into `bytes`, and their checksums; calls `visit(place, bytes)` for
+  /// pages that lie side by side. What is nobody's stays as it is.
+  template <typename Visit>
+  Result<> read(std::uint64_t first, std::span<std::byte> bytes, std::span<std::uint64_t> checksums,
+                Visit visit) {
+    const std::uint64_t end = first + bytes.size() / kImagePage;
+    auto source =
+        std::ranges::upper_bound(merged_.sources, first, {}, &MergedMemory::Source::merged_place);
+    source -= source == merged_.sources.begin() ? 0 : 1;
+    for (; source != merged_.sources.end() && source->merged_place < end; ++source) {
+      const std::uint64_t begin = std::max(first, source->merged_place);
+      const std::uint64_t stop = std::min(end, source->merged_place + source->count);
+      if (begin >= stop) {
+        continue;
+      }
+      const std::uint64_t place = source->place + (begin - source->merged_place);
+      const std::uint64_t count = stop - begin;
+      const std::span part = bytes.subspan((begin - first) * kImagePage, count * kImagePage);
+      TRY(readers_[source->layer].read(place, part));
+      std::ranges::copy(std::span(layers_[source->layer].checksums).subspan(place, count),
+                        checksums.subspan(begin).begin());
+      TRY(visit(begin, part));
+    }
+    return {};
+  }
+
+ private:
+  const MergedMemory& merged_;
+  std::span<const MemoryLayer> layers_;
+  std::vector<LayerReader> readers_;
+};
+
+/// Compresses frames. One thread's.
+class FramePacker {
+ public:
+  FramePacker() : context_(ZSTD_createCCtx()), pages_(kBytes), packed_(ZSTD_compressBound(kBytes)) {
+    if (!context_) {
+      throw std::bad_alloc();
+    }
+  }
+
+  /// Room for what is packed next.
+  std::span<std::byte> pages(std::uint64_t count) {
+    return std::span(pages_).first(count * kImagePage);
+  }
+
+  Result<std::vector<std::byte>> pack(std::span<const std::byte> bytes) {
+    const std::size_t size = ZSTD_compressCCtx(context_.get(), packed_.data(), packed_.size(),
+                                               bytes.data(), bytes.size(), ZSTD_CLEVEL_DEFAULT);
+    if (ZSTD_isError(size) != 0) {
+      return fail(ErrorCode::kSystem,
+                  fmt::format("compressing guest memory: {}", ZSTD_getErrorName(size)));
+    }
+    const std::span packed = std::span(packed_).first(size);
+    return std::vector<std::byte>(packed.begin(), packed.end());
+  }
+
+ private:
+  static constexpr std::uint64_t kBytes = kFramePlaces * kImagePage;
+  struct Free {
+    void operator()(ZSTD_CCtx* context) const { ZSTD_freeCCtx(context); }
+  };
+  std::unique_ptr<ZSTD_CCtx, Free> context_;
+  std::vector<std::byte> pages_;
+  std::vector<std::byte> packed_;
+};
+
 }  // namespace
 
 Result<> verify_memory(const MemoryLayer& layer, const PagesDone& done) {
-  std::vector<std::byte> buffer(kPagesAtOnce * kImagePage);
-  for (const PageRun& run : layer.runs) {
-    if (run.kind != PageKind::kData) {
-      continue;
-    }
-    for (std::uint64_t first = 0; first < run.count; first += kPagesAtOnce) {
-      const std::uint64_t count = std::min(kPagesAtOnce, run.count - first);
-      TRY(read_pages(layer, run.position + first, std::span(buffer).first(count * kImagePage)));
-      done(count);
-    }
-  }
-  return {};
+  const std::vector<LayerPiece> pieces = pieces_of(layer);
+  std::mutex mutex;  // of who is told
+  return in_parallel(pieces.size(), [&]() -> PieceWork {
+    const auto reader = std::make_shared<LayerReader>(layer);
+    const auto buffer = std::make_shared<std::vector<std::byte>>();
+    return [&, reader, buffer](std::size_t piece) -> Result<> {
+      buffer->resize(pieces[piece].count * kImagePage);
+      TRY(reader->read(pieces[piece].place, *buffer));
+      const std::scoped_lock lock(mutex);
+      done(pieces[piece].count);
+      return {};
+    };
+  });
 }
 
 namespace {
@@ -120,8 +189,11 @@ MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages
                                 .count = count,
                                 .merged_place = merged.places});
       merged.places += count;
-    } else {
+    } else if (cursors[layer].kind() == PageKind::kZero) {
       zeros += count;
+    } else {
+      run.kind = PageKind::kAbsent;
+      zeros = kSqueezedPages;  // what is absent is mapped along with nothing
     }
     add_run(merged.runs, run);
     for (Cursor& cursor : cursors) {
@@ -135,21 +207,67 @@ Result<std::vector<std::uint64_t>> write_merged(const MergedMemory& merged,
                                                 std::span<const MemoryLayer> layers, int file,
                                                 std::uint64_t offset, const PagesDone& done) {
   std::vector<std::uint64_t> checksums(merged.places);
-  std::vector<std::byte> buffer(kPagesAtOnce * kImagePage);
-  for (const MergedMemory::Source& source : merged.sources) {
-    const MemoryLayer& layer = layers[source.layer];
-    for (std::uint64_t first = 0; first < source.count; first += kPagesAtOnce) {
-      const std::uint64_t count = std::min(kPagesAtOnce, source.count - first);
-      const std::uint64_t to = source.merged_place + first;
-      const std::span bytes = std::span(buffer).first(count * kImagePage);
-      TRY(read_pages(layer, source.place + first, bytes));
-      TRY(write_pages(file, bytes, offset + to * kImagePage));
-      std::ranges::copy(std::span(layer.checksums).subspan(source.place + first, count),
-                        std::span(checksums).subspan(to).begin());
-      done(count);
+  std::mutex mutex;  // of who is told
+  const auto write_part = [&](std::uint64_t place, std::span<const std::byte> bytes) -> Result<> {
+    TRY(write_bytes(file, bytes, offset + place * kImagePage));
+    const std::scoped_lock lock(mutex);
+    done(bytes.size() / kImagePage);
+    return {};
+  };
+  TRY(in_parallel((merged.places + kPagesAtOnce - 1) / kPagesAtOnce, [&]() -> PieceWork {
+    const auto reader = std::make_shared<MergeReader>(merged, layers);
+    const auto buffer = std::make_shared<std::vector<std::byte>>(kPagesAtOnce * kImagePage);
+    return [&, reader, buffer](std::size_t piece) {
+      const std::uint64_t first = piece * kPagesAtOnce;
+      const std::uint64_t count = std::min(kPagesAtOnce, merged.places - first);
+      return reader->read(first, std::span(*buffer).first(count * kImagePage), checksums,
+                          write_part);
+    };
+  }));
+  return checksums;
+}
+
+Result<CompressedMemory> write_compressed(const MergedMemory& merged,
+                                          std::span<const MemoryLayer> layers, int file,
+                                          std::uint64_t offset, const PagesDone& done) {
+  struct Packed {
+    std::vector<std::byte> frame;
+    std::uint64_t pages = 0;
+  };
+  const std::uint64_t places = merged.places;
+  const std::size_t frames = (places + kFramePlaces - 1) / kFramePlaces;
+  CompressedMemory memory = {.checksums = std::vector<std::uint64_t>(places),
+                             .frames = {.places = kFramePlaces, .frames = {}}};
+  std::vector<Packed> packed;
+  for (std::size_t begin = 0; begin < frames; begin += kFramesAtOnce) {
+    packed.assign(std::min(kFramesAtOnce, frames - begin), {});
+    const auto make = [&]() -> PieceWork {
+      const auto reader = std::make_shared<MergeReader>(merged, layers);
+      const auto packer = std::make_shared<FramePacker>();
+      return [&, begin, reader, packer](std::size_t i) -> Result<> {
+        const std::uint64_t first = (begin + i) * kFramePlaces;
+        const std::span bytes =
+            packer->pages(std::min<std::uint64_t>(kFramePlaces, places - first));
+        std::ranges::fill(bytes, std::byte{0});
+        TRY(reader->read(first, bytes, memory.checksums,
+                         [&](std::uint64_t, std::span<const std::byte> part) -> Result<> {
+                           packed[i].pages += part.size() / kImagePage;
+                           return {};
+                         }));
+        TRY_ASSIGN(packed[i].frame, packer->pack(bytes));
+        return {};
+      };
+    };
+    TRY(in_parallel(packed.size(), make));
+    for (const auto& [frame, pages] : packed) {
+      TRY(write_bytes(file, frame, offset + memory.size));
+      memory.frames.frames.push_back(
+          {.offset = memory.size, .size = frame.size(), .checksum = checksum(frame)});
+      memory.size += frame.size();
+      done(pages);
     }
   }
-  return checksums;
+  return memory;
 }
 
 }  // namespace vireo

@@ -1,29 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory images one over the other, without a machine: whether one is whole, and several as one.
+// Memory images one over the other, without a machine: whether one is whole, and several as one,
+// plain or compressed. On all processors.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "src/base/error.h"
+#include "src/memory/frame_table.h"
+#include "src/memory/memory_layer.h"
 #include "src/memory/page_table.h"
 
 namespace vireo {
 
-/// An image in a file, as its tables say.
-struct MemoryLayer {
-  std::string path;  ///< the file's
-  int file = -1;
-  std::uint64_t offset = 0;
-  std::span<const PageRun> runs;
-  std::vector<std::uint64_t> checksums;  ///< by place
-};
-
-/// Is called with pages that are done, for who shows how far it is.
+/// Is called with pages that are done, for who shows how far it is; by one thread at a time.
 using PagesDone = std::function<void(std::uint64_t)>;
 
 /// Whether each page of data is what its checksum says. Errors name the file; kBadInput.
@@ -38,10 +31,10 @@ struct MergedMemory {
     std::uint64_t merged_place = 0;
   };
   std::vector<PageRun> runs;
-  std::vector<Source> sources;  ///< of all pages of data
+  std::vector<Source> sources;  ///< of all pages of data, by merged_place
   std::uint64_t places = 0;
 };
-/// Of layers that cover `pages` pages; those that none has are zero. Its cost is by the number of
+/// Of layers that cover `pages` pages; those that none has are absent. Its cost is by the number of
 /// runs, as the layers may say that they are of any number of pages.
 MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages);
 /// Writes it from `offset` of `file` on, an empty one; the checksums, by place. What is read is
@@ -49,5 +42,15 @@ MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages
 Result<std::vector<std::uint64_t>> write_merged(const MergedMemory& merged,
                                                 std::span<const MemoryLayer> layers, int file,
                                                 std::uint64_t offset, const PagesDone& done);
+
+struct CompressedMemory {
+  std::vector<std::uint64_t> checksums;  ///< by place
+  FrameTable frames;
+  std::uint64_t size = 0;  ///< in the file
+};
+/// The same, compressed.
+Result<CompressedMemory> write_compressed(const MergedMemory& merged,
+                                          std::span<const MemoryLayer> layers, int file,
+                                          std::uint64_t offset, const PagesDone& done);
 
 }  // namespace vireo

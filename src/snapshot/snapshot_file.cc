@@ -32,6 +32,12 @@ constexpr std::uint64_t kPagesMax = std::uint64_t{1} << 38;
 constexpr std::uint64_t kSectionsRoom = std::uint64_t{4} << 20;
 /// A page's share of the page table, where each page is a run of its own, and its checksum.
 constexpr std::uint64_t kTableBytesOfPage = 16 + 8;
+/// Each part of a file that we write begins at a multiple of it.
+constexpr std::uint64_t kAlignment = 8;
+
+constexpr std::uint64_t round_up(std::uint64_t number, std::uint64_t unit) {
+  return (number + unit - 1) / unit * unit;
+}
 
 std::unexpected<Error> bad(const std::string& what) {
   return fail(ErrorCode::kBadInput, what);
@@ -197,8 +203,20 @@ Result<std::vector<std::byte>> SnapshotFile::read_frame_table(int fd) const {
 }
 
 std::uint64_t snapshot_memory_offset(std::uint64_t pages) {
-  const std::uint64_t room = kPageSize + kSectionsRoom + pages * kTableBytesOfPage;
-  return (room + kPageSize - 1) / kPageSize * kPageSize;
+  return round_up(kPageSize + kSectionsRoom + pages * kTableBytesOfPage, kPageSize);
+}
+
+std::uint64_t snapshot_memory_offset(std::span<const SnapshotSection> sections,
+                                     std::uint64_t page_table, std::uint64_t page_checksums,
+                                     std::uint64_t frame_table) {
+  std::uint64_t room = kPageSize + sections.size() * sizeof(SectionEntry);
+  for (const SnapshotSection& section : sections) {
+    room += round_up(section.bytes.size(), kAlignment);
+  }
+  for (const std::uint64_t table : {page_table, page_checksums, frame_table}) {
+    room += round_up(table, kAlignment);
+  }
+  return round_up(room, kPageSize);
 }
 
 Result<> write_snapshot_file(int fd, const SnapshotFacts& facts,
@@ -207,7 +225,7 @@ Result<> write_snapshot_file(int fd, const SnapshotFacts& facts,
   std::uint64_t next = kPageSize;
   const auto place = [&next](std::span<const std::byte> bytes) {
     const Extent extent = {.offset = next, .size = bytes.size(), .checksum = checksum(bytes)};
-    next += (bytes.size() + 7) / 8 * 8;
+    next += round_up(bytes.size(), kAlignment);
     return extent;
   };
   std::vector<SectionEntry> entries(sections.size());

@@ -77,6 +77,10 @@ struct SnapshotTables {
 
 /// Where memory may begin in a file with so many pages whose other parts are not yet known.
 std::uint64_t snapshot_memory_offset(std::uint64_t pages);
+/// Where it may begin at the earliest, with these sections and tables of these sizes.
+std::uint64_t snapshot_memory_offset(std::span<const SnapshotSection> sections,
+                                     std::uint64_t page_table, std::uint64_t page_checksums,
+                                     std::uint64_t frame_table);
 
 /// Writes all but memory, which is there already or still to come, and gives the file its length.
 /// What is in the file is its caller's to sync. Errors: kSystem, and kInternal where the parts do

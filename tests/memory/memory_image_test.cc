@@ -117,6 +117,14 @@ class Saved {
     REQUIRE(read);
     return *read;
   }
+  MemoryLayer layer() const {
+    const std::span<const std::uint64_t> checksums = image.checksums();
+    return {.file = file.get(),
+            .offset = kOffset,
+            .runs = runs(),
+            .checksums = {checksums.begin(), checksums.end()},
+            .frames = {}};
+  }
   /// What is restored, either way, is what was saved.
   void check() const {
     const std::vector<PageRun> table = runs();
@@ -124,7 +132,7 @@ class Saved {
     REQUIRE(map_memory_image(*mapped, file.get(), kOffset, table));
     CHECK(same_bytes(*mapped, *memory));
     const auto read = new_memory();
-    REQUIRE(read_memory_image(*read, file.get(), kOffset, table, image.checksums()));
+    REQUIRE(read_memory_image(*read, layer()));
     CHECK(same_bytes(*read, *memory));
     check_checksums(table);
   }
@@ -386,15 +394,14 @@ TEST_CASE("memory image: a page that is another one is refused by its place, whe
     saved.put(page, 1);
   }
   REQUIRE(saved.take());
-  const std::vector<PageRun> table = saved.runs();
+  const MemoryLayer layer = saved.layer();
   const auto at = static_cast<off_t>(kOffset + 2 * kImagePage);
   for (const off_t byte : {0, 1, 2000, 4095}) {
     std::byte was{};
     REQUIRE(::pread(saved.file.get(), &was, 1, at + byte) == 1);
     const std::byte other = was ^ std::byte{0x10};
     REQUIRE(::pwrite(saved.file.get(), &other, 1, at + byte) == 1);
-    const Result<> read =
-        read_memory_image(*new_memory(), saved.file.get(), kOffset, table, saved.image.checksums());
+    const Result<> read = read_memory_image(*new_memory(), layer);
     REQUIRE_FALSE(read);
     CHECK(read.error().code() == ErrorCode::kBadInput);
     CHECK(read.error().message() ==
@@ -403,8 +410,7 @@ TEST_CASE("memory image: a page that is another one is refused by its place, whe
   }
   saved.check();
   REQUIRE(::ftruncate(saved.file.get(), at + 1) == 0);
-  const Result<> read =
-      read_memory_image(*new_memory(), saved.file.get(), kOffset, table, saved.image.checksums());
+  const Result<> read = read_memory_image(*new_memory(), layer);
   REQUIRE_FALSE(read);
   CHECK(read.error().code() == ErrorCode::kBadInput);
 }
@@ -470,10 +476,13 @@ TEST_CASE("memory image: what cannot be written, or is no file, is an error") {
     CHECK_FALSE(saved.take());  // though all but the first can be written
   }
   const PageRun run = {.kind = PageKind::kData, .count = kPages};
-  const std::vector<std::uint64_t> checksums(kPages);
+  const MemoryLayer layer = {.file = -1,
+                             .offset = kOffset,
+                             .runs = {run},
+                             .checksums = std::vector<std::uint64_t>(kPages),
+                             .frames = {}};
   for (const auto& restored :
-       {map_memory_image(*memory, -1, kOffset, std::span(&run, 1)),
-        read_memory_image(*memory, -1, kOffset, std::span(&run, 1), checksums)}) {
+       {map_memory_image(*memory, -1, kOffset, layer.runs), read_memory_image(*memory, layer)}) {
     REQUIRE_FALSE(restored);
     CHECK(restored.error().errnum() == EBADF);
   }

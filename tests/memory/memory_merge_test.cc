@@ -12,7 +12,7 @@ namespace vireo {
 namespace {
 
 struct Page {
-  PageKind kind = PageKind::kZero;
+  PageKind kind = PageKind::kAbsent;
   std::size_t layer = 0;
   std::uint64_t place = 0;
   bool operator==(const Page&) const = default;
@@ -26,7 +26,7 @@ std::vector<Page> expected(std::span<const MemoryLayer> layers, std::uint64_t pa
     for (const PageRun& run : layers[layer].runs) {
       for (std::uint32_t i = 0; i < run.count; ++i, ++page) {
         if (run.kind == PageKind::kZero) {
-          all[page] = {};
+          all[page] = {.kind = PageKind::kZero};
         } else if (run.kind == PageKind::kData) {
           all[page] = {.kind = PageKind::kData, .layer = layer, .place = run.position + i};
         }
@@ -47,9 +47,9 @@ std::vector<Page> planned(const MergedMemory& merged) {
   }
   std::vector<Page> all;
   for (const PageRun& run : merged.runs) {
-    REQUIRE(run.kind != PageKind::kAbsent);
     for (std::uint32_t i = 0; i < run.count; ++i) {
-      all.push_back(run.kind == PageKind::kData ? places.at(run.position + i) : Page{});
+      all.push_back(run.kind == PageKind::kData ? places.at(run.position + i)
+                                                : Page{.kind = run.kind});
     }
   }
   return all;

@@ -444,5 +444,24 @@ TEST_CASE("snapshot file: in front of memory is room for as many runs as pages")
   }
 }
 
+TEST_CASE("snapshot file: memory may begin where the other parts end, and not before") {
+  for (const std::size_t size : {0U, 1U, 8U, 3000U, 4096U, 70000U}) {
+    Content content;
+    content.page_checksums = some_bytes(size / 8 * 8, 1);
+    content.frame_table = some_bytes(size, 2);
+    const std::uint64_t places = content.page_checksums.size() / 8;
+    const std::uint64_t offset =
+        snapshot_memory_offset(content.sections, content.page_table.size(),
+                               content.page_checksums.size(), content.frame_table.size());
+    CHECK(offset % kPage == 0);
+    content.memory = {.offset = offset, .size = places * kPage, .pages = places};
+    const UniqueFd file = new_file();
+    REQUIRE(content.write(file.get()));
+    CHECK(SnapshotFile::read(file.get()));
+    content.memory.offset -= kPage;
+    CHECK(content.write(file.get()).error().code() == ErrorCode::kInternal);
+  }
+}
+
 }  // namespace
 }  // namespace vireo

@@ -16,6 +16,9 @@ ABSENT, ZERO, DATA = 0, 1, 2
 XXHASH = ctypes.CDLL("libxxhash.so.0")
 XXHASH.XXH3_64bits.restype = ctypes.c_uint64
 XXHASH.XXH3_64bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+ZSTD = ctypes.CDLL("libzstd.so.1")
+ZSTD.ZSTD_decompress.restype = ctypes.c_size_t
+ZSTD.ZSTD_decompress.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
 
 
 def checksum_of(data):
@@ -29,6 +32,13 @@ class Damaged(Exception):
 def need(condition, what):
     if not condition:
         raise Damaged(what)
+
+
+def unpacked(content, size):
+    """What a zstd frame holds, which is so long."""
+    room = ctypes.create_string_buffer(size)
+    need(ZSTD.ZSTD_decompress(room, size, content, len(content)) == size, "a frame's size")
+    return room.raw
 
 
 class Fields:
@@ -80,6 +90,14 @@ class Snapshot:
         need(sum(count for _, count, _ in self.runs) == self.pages, "page table")
         self.checksums = self.extent(header, 0x80)
         need(len(self.checksums) == 8 * self.places, "page checksums")
+        self.frames, self.of_frame, self.frame = None, 0, (None, b"")
+        if self.flags & 1:
+            table = self.extent(header, 0x98)
+            method, self.of_frame, reserved = struct.unpack_from("<2IQ", table, 0)
+            need(method == 1 and 1 <= self.of_frame <= 1024 and reserved == 0, "frame table")
+            self.frames = list(struct.iter_unpack("<3Q", table[16:]))
+            need(len(self.frames) == -(-self.places // self.of_frame), "frames")
+            need(all(at + size <= self.memory_size for at, size, _ in self.frames), "a frame's place")
 
     def at(self, offset, size):
         self.file.seek(offset)
@@ -98,6 +116,19 @@ class Snapshot:
         need(checksum_of(content) == checksum, "checksum")
         return content
 
+    def page_at(self, place):
+        """The page that has this place."""
+        if self.frames is None:
+            return self.at(self.memory + PAGE * place, PAGE)
+        number = place // self.of_frame
+        if self.frame[0] != number:
+            at, size, checksum = self.frames[number]
+            content = self.at(self.memory + at, size)
+            need(checksum_of(content) == checksum, f"frame {number}")
+            self.frame = (number, unpacked(content, PAGE * min(self.of_frame, self.places - number * self.of_frame)))
+        at = PAGE * (place % self.of_frame)
+        return self.frame[1][at:at + PAGE]
+
     def read_pages(self):
         """(number, kind, bytes or None) of each page; the checksums are checked."""
         number = 0
@@ -105,7 +136,7 @@ class Snapshot:
             for i in range(count):
                 data = b"\0" * PAGE if kind == ZERO else None
                 if kind == DATA:
-                    data = self.at(self.memory + PAGE * (place + i), PAGE)
+                    data = self.page_at(place + i)
                     need(checksum_of(data) == self.u64(self.checksums, 8 * (place + i)),
                          f"page {number + i}")
                 yield number + i, kind, data
