@@ -20,12 +20,14 @@
 
 #include <sys/mman.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #include "src/base/checksum.h"
 #include "src/base/error.h"
 #include "src/base/fd.h"
 #include "src/memory/guest_memory.h"
 #include "src/memory/memory_image.h"
+#include "src/memory/memory_layer.h"
 #include "src/memory/page_table.h"
 #include "tests/fuzz/fuzz_input.h"
 
@@ -40,6 +42,10 @@ constexpr std::size_t kHeaderFields = offsetof(Header, reserved);
 /// Longer files and larger guests cost too much time for each input.
 constexpr std::uint64_t kSizeMax = std::uint64_t{1} << 20;
 constexpr std::uint64_t kPagesMax = 4096;
+constexpr std::uint64_t kFramePagesMax = 64;
+/// FORMAT.md, frame table.
+constexpr std::size_t kFrameHead = 16;
+constexpr std::size_t kFrameEntry = 24;
 
 // What the first byte asks for
 // ----------------------------------------------------------------------------------------
@@ -86,10 +92,41 @@ void mend_page_checksums(std::span<std::byte> file, const Header& header) {
   }
 }
 
+/// The checksums of the frames that there are, and of the pages in them.
+void mend_frames(std::span<std::byte> file, const Header& header) {
+  const std::span<std::byte> table = part(file, header.frame_table);
+  if (table.size() < kFrameHead) {
+    return;
+  }
+  const std::uint64_t unit = std::min<std::uint64_t>(get<le32>(table.subspan(4)), kFramePagesMax);
+  const std::span<std::byte> checksums = part(file, header.page_checksums);
+  std::vector<std::byte> pages(unit * kImagePage);
+  std::uint64_t place = 0;
+  for (std::size_t at = kFrameHead; at + kFrameEntry <= table.size(); at += kFrameEntry) {
+    const std::uint64_t offset = get<le64>(table.subspan(at));
+    const std::span<std::byte> packed = part(part(file, header.memory_offset, header.memory_size),
+                                             offset, get<le64>(table.subspan(at + 8)));
+    put(table.subspan(at + 16), le64(checksum(packed)));
+    const std::size_t size =
+        ZSTD_decompress(pages.data(), pages.size(), packed.data(), packed.size());
+    for (std::uint64_t i = 0; i < unit && ZSTD_isError(size) == 0; ++i) {
+      const std::span<std::byte> entry = part(checksums, (place + i) * 8, 8);
+      if ((i + 1) * kImagePage <= size && !entry.empty()) {
+        put(entry, le64(checksum(std::span(pages).subspan(i * kImagePage, kImagePage))));
+      }
+    }
+    place += unit;
+  }
+}
+
 void mend_checksums(std::span<std::byte> file) {
   auto header = get<Header>(file);
   mend_sections(file, header.section_table);
-  mend_page_checksums(file, header);
+  if ((header.flags & vsnap::kFlagCompressed) != 0) {
+    mend_frames(file, header);
+  } else {
+    mend_page_checksums(file, header);
+  }
   for (Extent* const table :
        {&header.section_table, &header.page_table, &header.page_checksums, &header.frame_table}) {
     table->checksum = checksum(part(file, *table));
@@ -196,17 +233,54 @@ void clear_free_places(int fd, std::span<std::byte> file, const MemoryPlace& pla
   CHECK(::pwrite(fd, file.data(), file.size(), 0) == static_cast<ssize_t>(file.size()));
 }
 
+/// The pages of `memory` are what the checksums say.
+void check_unpacked(const GuestMemory& memory, const MemoryLayer& layer) {
+  std::uint64_t page = 0;
+  for (const PageRun& run : layer.runs) {
+    for (std::uint64_t i = 0; i < run.count; ++i, ++page) {
+      if (run.kind != PageKind::kData) {
+        continue;
+      }
+      const std::uint64_t first = memory.regions()[0].host.size() / kImagePage;
+      const std::span<std::byte> host =
+          page < first ? memory.regions()[0].host.subspan(page * kImagePage)
+                       : memory.regions()[1].host.subspan((page - first) * kImagePage);
+      CHECK(checksum(host.first(kImagePage)) == layer.checksums[run.position + i]);
+    }
+  }
+}
+
 void restore_memory(int fd, std::span<std::byte> file, const SnapshotFile& snapshot,
                     std::span<const PageRun> runs) {
   const MemoryPlace& place = snapshot.memory();
+  const bool compressed = snapshot.facts().compressed;
   const Result<std::vector<std::byte>> bytes = snapshot.read_page_checksums(fd);
-  if (sound(bytes) && bytes->size() == place.pages * sizeof(std::uint64_t)) {
-    std::vector<std::uint64_t> checksums(place.pages);
-    std::ranges::copy(*bytes, std::as_writable_bytes(std::span(checksums)).begin());
-    const auto memory = memory_of(snapshot.facts().pages);
-    if (sound(read_memory_image(*memory, fd, place.offset, runs, checksums))) {
-      check_pages(*memory, file, place.offset, runs);
+  const Result<std::vector<std::byte>> frame_bytes = snapshot.read_frame_table(fd);
+  MemoryLayer layer = {.file = fd, .offset = place.offset, .runs = {runs.begin(), runs.end()}};
+  bool whole = sound(bytes) && bytes->size() == place.pages * sizeof(std::uint64_t);
+  if (whole && compressed) {
+    auto frames = sound(frame_bytes) ? decode_frame_table(*frame_bytes, place.pages, place.size)
+                                     : Result<FrameTable>(fail(ErrorCode::kBadInput, "none"));
+    whole = sound(frames);
+    if (whole) {
+      CHECK(encode_frame_table(*frames).size() == frame_bytes->size());
+      layer.frames = std::move(*frames);
     }
+  }
+  if (whole) {
+    layer.checksums.resize(place.pages);
+    std::ranges::copy(*bytes, std::as_writable_bytes(std::span(layer.checksums)).begin());
+    const auto memory = memory_of(snapshot.facts().pages);
+    if (sound(read_memory_image(*memory, layer))) {
+      if (compressed) {
+        check_unpacked(*memory, layer);
+      } else {
+        check_pages(*memory, file, place.offset, runs);
+      }
+    }
+  }
+  if (compressed) {
+    return;
   }
   clear_free_places(fd, file, place, runs);
   const auto memory = memory_of(snapshot.facts().pages);
@@ -222,14 +296,13 @@ void use(int fd, std::span<std::byte> file, const SnapshotFile& snapshot) {
   if (Result<SnapshotReader> reader = SnapshotReader::create(snapshot.sections()); sound(reader)) {
     CHECK(sound(reader->finish()) == snapshot.sections().empty());
   }
-  sound(snapshot.read_frame_table(fd));
   const Result<std::vector<PageRun>> runs =
       decode_page_table(snapshot.page_table(), facts.pages, place.pages);
   if (!sound(runs)) {
     return;
   }
   CHECK(std::ranges::equal(encode_page_table(*runs), snapshot.page_table()));
-  if (facts.pages <= kPagesMax && !facts.compressed &&
+  if (facts.pages <= kPagesMax &&
       std::ranges::find(*runs, PageKind::kAbsent, &PageRun::kind) == runs->end()) {
     restore_memory(fd, file, snapshot, *runs);
   }

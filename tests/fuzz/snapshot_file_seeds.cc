@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // usage: snapshot_file_seeds DIRECTORY: writes the seeds of the fuzz target snapshot_file.
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include <sys/mman.h>
+#include <zstd.h>
 
 #include "src/base/checksum.h"
 #include "src/base/fd.h"
+#include "src/memory/frame_table.h"
 #include "src/memory/page_table.h"
 #include "src/snapshot/snapshot_file.h"
 
@@ -26,6 +29,7 @@ struct Seed {
   std::vector<PageRun> runs;
   std::uint64_t places = 0;
   std::vector<std::byte> frames;
+  std::vector<std::byte> memory;  // of a compressed one
 };
 
 std::vector<std::byte> file_of(const Seed& seed) {
@@ -33,14 +37,16 @@ std::vector<std::byte> file_of(const Seed& seed) {
   const std::vector<std::byte> page(vsnap::kPageSize);
   std::vector<std::uint64_t> checksums(seed.places, checksum(page));
   const std::vector<std::byte> table = encode_page_table(seed.runs);
-  CHECK(write_snapshot_file(
-      fd.get(), seed.facts, seed.sections,
-      {.page_table = table,
-       .page_checksums = std::as_bytes(std::span(checksums)),
-       .frame_table = seed.frames},
-      {.offset = kMemory, .size = seed.places * vsnap::kPageSize, .pages = seed.places}));
-  std::vector<std::byte> file(kMemory + seed.places * vsnap::kPageSize);
+  const std::uint64_t size =
+      seed.facts.compressed ? seed.memory.size() : seed.places * vsnap::kPageSize;
+  CHECK(write_snapshot_file(fd.get(), seed.facts, seed.sections,
+                            {.page_table = table,
+                             .page_checksums = std::as_bytes(std::span(checksums)),
+                             .frame_table = seed.frames},
+                            {.offset = kMemory, .size = size, .pages = seed.places}));
+  std::vector<std::byte> file(kMemory + size);
   CHECK(read_full_at(fd.get(), file, 0));
+  std::ranges::copy(seed.memory, file.begin() + kMemory);
   return file;
 }
 
@@ -52,6 +58,22 @@ std::vector<std::byte> short_of(std::vector<std::byte> file) {
     file.pop_back();
   }
   return file;
+}
+
+/// Pages of zeros, so many in a frame.
+Seed compressed(std::uint32_t places, std::uint32_t of_frame) {
+  Seed seed = {.facts = {.compressed = true, .pages = places}, .places = places};
+  FrameTable table = {.places = of_frame};
+  for (std::uint32_t first = 0; first < places; first += of_frame) {
+    const std::vector<std::byte> pages(std::min(of_frame, places - first) * vsnap::kPageSize);
+    std::vector<std::byte> frame(ZSTD_compressBound(pages.size()));
+    frame.resize(ZSTD_compress(frame.data(), frame.size(), pages.data(), pages.size(), 1));
+    table.frames.push_back(
+        {.offset = seed.memory.size(), .size = frame.size(), .checksum = checksum(frame)});
+    seed.memory.insert(seed.memory.end(), frame.begin(), frame.end());
+  }
+  seed.frames = encode_frame_table(table);
+  return seed;
 }
 
 PageRun data(std::uint32_t count, std::uint64_t position) {
@@ -104,11 +126,14 @@ int main(int argc, char** argv) {
   write("diff", 7,
         short_of(file_of({.facts = {.diff = true, .parent = {9}, .pages = 4},
                           .runs = {{.kind = PageKind::kAbsent, .count = 4}}})));
-  write("compressed", 7,
-        short_of(file_of({.facts = {.compressed = true, .pages = 4},
-                          .runs = {data(4, 0)},
-                          .places = 4,
-                          .frames = bytes})));
+  Seed packed = compressed(9, 4);
+  packed.runs = {data(9, 0)};
+  write("compressed", 0, file_of(packed));
+  write("compressed-short", 7, short_of(file_of(packed)));
+  packed.runs = {data(3, 6), zeros, data(3, 0)};
+  write("compressed-backwards", 7, short_of(file_of(packed)));
+  packed.frames.pop_back();
+  write("compressed-table", 7, short_of(file_of(packed)));
   write("twice", 7,
         short_of(file_of({.facts = {.pages = 3},
                           .sections = {{.tag = "serial", .version = 1, .bytes = bytes},
