@@ -25,8 +25,9 @@ struct FrameTable {
   bool operator==(const FrameTable&) const = default;
 };
 
-/// Most places that a frame may have: it is in memory as a whole (4 MiB).
-inline constexpr std::uint32_t kFramePlacesMax = 1024;
+/// Most places that a frame may have: it is in memory as a whole, and unpacked once for each of its
+/// pages where a file has these in an order of its own.
+inline constexpr std::uint32_t kFramePlacesMax = 64;
 /// How many a frame has that we make. Larger ones would be smaller in the file by little, and the
 /// first touch of a page waits for all of its frame.
 inline constexpr std::uint32_t kFramePlaces = 32;

@@ -344,6 +344,7 @@ TEST_CASE("frame table: numbers are where FORMAT.md has them, and what cannot be
   refused(8, 0x105, 0, 2, "is of method 2");
   refused(8, 0x105, 0, 0, "is of method 0");
   refused(8, 0x105, 4, 0, "has frames of 0 places");
+  refused(8, 0x105, 4, 65, "has frames of 65 places");
   refused(8, 0x105, 6, 1, "has frames of 65540 places");
   // More bytes than any frame of so many pages has: they would be allocated.
   refused(8, std::uint64_t{1} << 40, 27, 1, "frame 0 has 16777219 bytes");

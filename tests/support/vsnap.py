@@ -94,7 +94,7 @@ class Snapshot:
         if self.flags & 1:
             table = self.extent(header, 0x98)
             method, self.of_frame, reserved = struct.unpack_from("<2IQ", table, 0)
-            need(method == 1 and 1 <= self.of_frame <= 1024 and reserved == 0, "frame table")
+            need(method == 1 and 1 <= self.of_frame <= 64 and reserved == 0, "frame table")
             self.frames = list(struct.iter_unpack("<3Q", table[16:]))
             need(len(self.frames) == -(-self.places // self.of_frame), "frames")
             need(all(at + size <= self.memory_size for at, size, _ in self.frames), "a frame's place")
