@@ -10,17 +10,13 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <fmt/core.h>
 
 #include "src/base/fd.h"
 #include "src/doctor_checks.h"
-
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
+#include "src/memory/userfault.h"
 
 namespace vireo {
 
@@ -47,11 +43,12 @@ constexpr Check kMemfd = {"memfd", "memory files (memfd)",
                           "memfd_create in the container's seccomp profile"};
 constexpr Check kUserfaultfd = {
     "userfaultfd", "userfaultfd, KVM's faults included",
-    "memory is not copied while its guest runs: fork and snapshot pause it for longer",
+    "restore --memory fill, and that of a compressed snapshot, read all memory before the guest "
+    "goes on",
     "give the user /dev/userfaultfd or CAP_SYS_PTRACE, or sysctl vm.unprivileged_userfaultfd=1"};
 constexpr Check kUserfaultfdFeatures = {
     "userfaultfd_features", "kinds of fault that userfaultfd tells",
-    "memory is not copied while its guest runs: fork and snapshot pause it for longer",
+    "memory is not copied while its guest runs: a fork pauses it for longer",
     "a host kernel of 6.1 or newer"};
 
 /// Address space of `size` bytes, of `flags` beside the usual ones; it is given back at once.
@@ -115,26 +112,6 @@ Finding check_merging() {
 Finding check_memfd() {
   const UniqueFd file(::memfd_create("vireo-doctor", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   return file ? found(kMemfd, "available") : lacking(kMemfd, failure("memfd_create", errno));
-}
-
-/// By the system call, or by the device, whose permissions an administrator can give to others.
-Result<UniqueFd> open_userfaultfd(std::string& way) {
-  constexpr const char* kDevice = "/dev/userfaultfd";
-  UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-  if (fd) {
-    way = "by system call";
-    return fd;
-  }
-  Error refused = Error::from_errno(errno, "userfaultfd");
-  const Result<UniqueFd> device = open_file(kDevice, O_RDWR);
-  if (device) {
-    fd = UniqueFd(::ioctl(device->get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
-    if (fd) {
-      way = fmt::format("by {}", kDevice);
-      return fd;
-    }
-  }
-  return std::unexpected(std::move(refused));
 }
 
 Finding check_userfaultfd_features(int fd) {

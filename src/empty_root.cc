@@ -2,6 +2,7 @@
 #include "src/empty_root.h"
 
 #include <cerrno>
+#include <ctime>
 #include <string_view>
 
 #include <fcntl.h>
@@ -32,6 +33,27 @@ Result<> write_file(const char* path, std::string_view text) {
 
 }  // namespace
 
+namespace {
+
+/// unshare(2), for a process that has had threads: one that has been joined is still counted for a
+/// moment, in which a user namespace is refused with EINVAL.
+bool unshare_alone(int flags) {
+  constexpr int kTries = 1000;
+  constexpr timespec kMoment = {.tv_sec = 0, .tv_nsec = 1'000'000};
+  for (int i = 0; i < kTries; ++i) {
+    if (::unshare(flags) == 0) {
+      return true;
+    }
+    if (errno != EINVAL) {
+      return false;
+    }
+    ::nanosleep(&kMoment, nullptr);
+  }
+  return false;
+}
+
+}  // namespace
+
 Result<int> enter_mount_namespace() {
   if (::unshare(CLONE_NEWNS) == 0) {
     return 0;
@@ -39,7 +61,7 @@ Result<int> enter_mount_namespace() {
   const uid_t user = ::geteuid();
   const gid_t group = ::getegid();
   // Without /proc its ids could not be kept, and files that it makes would belong to nobody.
-  if (::access("/proc/self/uid_map", W_OK) < 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0) {
+  if (::access("/proc/self/uid_map", W_OK) < 0 || !unshare_alone(CLONE_NEWUSER | CLONE_NEWNS)) {
     return errno;
   }
   TRY(write_file("/proc/self/setgroups", "deny"));  // the condition for the group

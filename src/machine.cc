@@ -45,6 +45,7 @@ Machine::Machine(const Config& config, Timeline& timeline)
   devices_quiet_task_.bind<Machine, &Machine::on_devices_quiet>(this);
   devices_resumed_task_.bind<Machine, &Machine::on_devices_resumed>(this);
   snapshot_done_task_.bind<Machine, &Machine::on_snapshot_done>(this);
+  memory_there_task_.bind<Machine, &Machine::on_memory_there>(this);
 }
 
 Machine::~Machine() {
@@ -54,12 +55,16 @@ Machine::~Machine() {
     // The kernel has operations of theirs: they end with the process, and no sooner. Named here, so
     // that nobody takes them for lost.
     devices_->close_console();
-    [[maybe_unused]] static const std::array<const void*, 4> left = {
-        devices_.release(), io_threads_.release(), reactor_.release(), memory_.release()};
+    [[maybe_unused]] static const std::array<const void*, 5> left = {
+        devices_.release(), io_threads_.release(), reactor_.release(), feeder_.release(),
+        memory_.release()};
   }
 }
 
 Result<int> Machine::run() {
+  if (feeder_) {
+    TRY(start_feeder());
+  }
   signals_->start<Machine, &Machine::on_signal>(this);
   devices_->start();
   supervisor_->start();
@@ -113,6 +118,9 @@ Result<int> Machine::run() {
     end_listener_();
   }
   finish_devices();
+  if (!hung_) {
+    feeder_.reset();  // nobody touches memory any more; it would tell a reactor that is gone
+  }
   restore_terminal();
   timeline_.record(Step::kEnd);
   TRY(std::move(served));
@@ -368,6 +376,7 @@ void Machine::on_devices_quiet() {
 Result<> Machine::restart() {
   forget_changes();  // no log has what is done to memory here
   devices_->reset();
+  feeder_.reset();
   TRY(memory_->clear());
   TRY(boot_->load(*memory_, MemoryState::kZero));
   TRY_ASSIGN(const EntryPoint entry, write_tables());

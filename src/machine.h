@@ -31,6 +31,7 @@
 #include "src/kvm/vm.h"
 #include "src/limits.h"
 #include "src/memory/guest_memory.h"
+#include "src/memory/page_feeder.h"
 #include "src/metrics.h"
 #include "src/pid_file.h"
 #include "src/profile.h"
@@ -180,7 +181,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
 
   Result<> open_inputs();
   void keep_made_files();
-  Result<> create_vm(const RestoreSource* source);
+  Result<> create_vm(RestoreSource* source);
+  Result<> read_memory(RestoreSource& source);
   Result<> create_devices();
   Result<> load_guest();
   Result<> create_vcpus();
@@ -196,6 +198,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> start_vcpus();
   Result<> wait_for_vcpus();
   Result<> start_pool();
+  Result<> start_feeder();
+  void on_memory_there();
   void finish_devices();
 
   void set_state(MachineState state);
@@ -292,6 +296,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   // reactor and KVM, KVM maps the memory.
   std::unique_ptr<GuestBoot> boot_;
   std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<PageFeeder> feeder_;  // while pages of a snapshot are still to come
   std::unique_ptr<KvmVm> vm_;
   std::unique_ptr<ChangeLog> changes_;
   KvmStats vm_stats_;
@@ -310,6 +315,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Task devices_quiet_task_;
   Task devices_resumed_task_;
   Task snapshot_done_task_;
+  Task memory_there_task_;
   std::unique_ptr<DeviceSet> devices_;
   std::unique_ptr<ReadyText> ready_text_;  // none unless text makes the VM ready
   std::unique_ptr<Profile> profile_;       // none unless asked for

@@ -18,9 +18,7 @@
 #include "src/device_arguments.h"
 #include "src/machine.h"
 #include "src/memory/bus_error.h"
-#include "src/memory/memory_image.h"
 #include "src/saved_disks.h"
-#include "src/snapshot_memory.h"
 #include "src/uuid.h"
 
 namespace vireo {
@@ -51,22 +49,6 @@ BootConfig boot_config(const Config& all) {
     config.cache_directory = options.cache;
   }
   return config;
-}
-
-/// Guest memory as it was saved.
-Result<> read_memory(const RestoreSource& source, GuestMemory& memory) {
-  const SnapshotFile& snapshot = source.snapshot;
-  if (memory.size() / kImagePage != snapshot.facts().pages) {
-    return fail(ErrorCode::kBadInput,
-                fmt::format("header: has {} pages of a machine with {}", snapshot.facts().pages,
-                            memory.size() / kImagePage));
-  }
-  if (source.memory == MemoryMode::kMap) {
-    TRY_ASSIGN(const std::vector<PageRun> runs, pages_of(snapshot));
-    return map_memory_image(memory, source.file.get(), snapshot.memory().offset, runs);
-  }
-  TRY_ASSIGN(const MemoryLayer layer, layer_of(snapshot, source.file.get()));
-  return read_memory_image(memory, layer);
 }
 
 }  // namespace
@@ -104,6 +86,9 @@ Result<std::unique_ptr<Machine>> Machine::restore(const Config& config, RestoreS
     return std::unexpected(std::move(restored).error().context(source.path));
   }
   machine->keep_made_files();
+  if (machine->feeder_) {
+    machine->feeder_->stop();
+  }
   return machine;
 }
 
@@ -143,7 +128,7 @@ Result<> Machine::open_inputs() {
   return open_report(metrics_file_, config_.metrics_path, "metrics.path");
 }
 
-Result<> Machine::create_vm(const RestoreSource* source) {
+Result<> Machine::create_vm(RestoreSource* source) {
   TRY_ASSIGN(vm_, KvmVm::create("/dev/kvm", arch::required_capabilities()));
   timeline_.record(Step::kKvmReady);
 
@@ -170,7 +155,7 @@ Result<> Machine::create_vm(const RestoreSource* source) {
     directory_ = std::filesystem::current_path();
   }
   if (source != nullptr) {
-    if (Result<> read = read_memory(*source, *memory_); !read) {
+    if (Result<> read = read_memory(*source); !read) {
       return std::unexpected(std::move(read).error().context(source->path));
     }
   }

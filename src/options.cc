@@ -232,9 +232,10 @@ Result<Invocation> parse_restore(const manual::Command& command,
       restore.stale_disks.push_back(word.key);
     }
   }
-  if (!restore.memory.empty() && restore.memory != "map" && restore.memory != "copy") {
-    return fail(ErrorCode::kUsage,
-                fmt::format("--memory: {}: wants map or copy", vireo::quoted(restore.memory)));
+  if (!restore.memory.empty() && restore.memory != "map" && restore.memory != "fill" &&
+      restore.memory != "copy") {
+    return fail(ErrorCode::kUsage, fmt::format("--memory: {}: wants map, fill or copy",
+                                               vireo::quoted(restore.memory)));
   }
   return invocation;
 }

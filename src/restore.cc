@@ -230,13 +230,18 @@ Result<Config> restored_config(RestoreSource& source, const RestoreCommand& comm
   const bool compressed = source.snapshot.facts().compressed;
   if (command.memory == "map" && (reserved || compressed)) {
     return fail(ErrorCode::kUsage,
-                fmt::format("--memory: \"map\" has the pages of the snapshot's file, and {}; wants "
-                            "\"copy\"",
-                            compressed ? "this one is compressed"
-                                       : "machine.hugepages of this VM wants others"));
+                fmt::format("--memory: \"map\" has the pages of the snapshot's file, and {}",
+                            compressed ? "this one is compressed; wants \"fill\" or \"copy\""
+                                       : "machine.hugepages of this VM wants others; wants "
+                                         "\"copy\""));
   }
-  source.memory =
-      reserved || compressed || command.memory == "copy" ? MemoryMode::kCopy : MemoryMode::kMap;
+  // Pages that are there before the guest runs are not brought while it does.
+  const bool at_once = reserved || config->machine.prefault;
+  if (command.memory == "copy" || reserved) {
+    source.memory = MemoryMode::kCopy;
+  } else if (command.memory == "fill" || compressed) {
+    source.memory = at_once ? MemoryMode::kCopy : MemoryMode::kFill;
+  }
   return config;
 }
 

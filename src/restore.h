@@ -16,6 +16,7 @@ namespace vireo {
 /// How guest memory comes out of the file.
 enum class MemoryMode : std::uint8_t {
   kMap,   ///< mapped privately, read when it is touched
+  kFill,  ///< read while the guest runs, what it touches first; kCopy where that cannot be
   kCopy,  ///< read before the first instruction
 };
 
@@ -27,7 +28,7 @@ struct RestoreCommand {
     std::string text;
   };
   std::string snapshot;
-  std::string memory;  ///< "map", "copy", or empty: as the machine's memory wants it
+  std::string memory;  ///< "map", "fill", "copy", or empty: as the machine's memory wants it
   std::vector<Change> changes;
   std::vector<std::string> stale_disks;  ///< ids of those that are taken as they are
 };

@@ -143,6 +143,8 @@ Result<> narrow_sandbox(SandboxedThread kind) {
       return install_filter(kIoFilter, "an I/O thread");
     case SandboxedThread::kOffload:
       return install_filter(kOffloadFilter, "a thread of the pool");
+    case SandboxedThread::kFeeder:
+      return install_filter(kFeederFilter, "the thread that brings guest memory");
   }
   std::unreachable();
 #endif

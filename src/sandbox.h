@@ -18,7 +18,7 @@
 
 namespace vireo {
 
-enum class SandboxedThread : std::uint8_t { kMain, kVcpu, kIo, kOffload };
+enum class SandboxedThread : std::uint8_t { kMain, kVcpu, kIo, kOffload, kFeeder };
 
 /// The process from here on. Main thread, while it is the only one. Errors: where the kernel
 /// refuses what it offers.

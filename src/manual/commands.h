@@ -193,10 +193,12 @@ inline constexpr auto kRestoreOptions = std::to_array<Option>({
      .value = "ID,...",
      .help = "disks that are taken as they are, though they have moved on since"},
     {.name = "--memory",
-     .value = "map|copy",
-     .help = "map: pages are read from the file when they are touched; copy: all are read first",
+     .value = "map|fill|copy",
+     .help =
+         "map: pages are the file's until they are written; fill, copy: all are read, while the "
+         "guest runs or first",
      .completes = Completes::kWords,
-     .words = "map copy"},
+     .words = "map fill copy"},
     {.name = "--name", .value = "NAME", .help = "the VM's name [as it was]", .key = "name"},
     {.name = "--disk",
      .value = "KEY=VALUE,...",

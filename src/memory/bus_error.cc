@@ -45,17 +45,10 @@ void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
     if (address < g_watch.regions[i].start || address >= g_watch.regions[i].end) {
       continue;
     }
-    if (g_watch.at_exit != nullptr) {
-      g_watch.at_exit();
-    }
-    if (info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO) {
-      say("vireo: guest memory: the host reports a hardware memory error in it\n");
-    } else {
-      say("vireo: ");
-      say(g_watch.what);
-      say("\n");
-    }
-    ::_exit(kExitSystem);
+    const bool hardware = info->si_code == BUS_MCEERR_AR || info->si_code == BUS_MCEERR_AO;
+    end_without_page(hardware ? "guest memory: the host reports a hardware memory error in it"
+                              : std::string_view(g_watch.what),
+                     kExitSystem);
   }
   // Not guest memory: a fault of ours, which dies as it would have without us.
   ::signal(signal, SIG_DFL);
@@ -63,6 +56,16 @@ void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
 }
 
 }  // namespace
+
+void end_without_page(std::string_view what, int status) {
+  if (g_watch.at_exit != nullptr) {
+    g_watch.at_exit();
+  }
+  say("vireo: ");
+  say(what);
+  say("\n");
+  ::_exit(status);
+}
 
 std::string lost_page_text(const std::string& file) {
   return file.empty()

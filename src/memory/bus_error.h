@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "src/base/error.h"
 #include "src/memory/guest_memory.h"
@@ -19,6 +20,10 @@ namespace vireo {
 /// async-signal-safe functions only.
 Result<> watch_bus_errors(const GuestMemory& memory, std::string what, void (*at_exit)());
 void forget_bus_errors();
+
+/// The same end, for who has found that a page cannot be had: others may wait for it, and so never
+/// end. Any thread; async-signal-safe.
+[[noreturn]] void end_without_page(std::string_view what, int status);
 
 /// What is to be said of a page that the host cannot give, where memory reads as `file` does;
 /// empty: it is the host's own.

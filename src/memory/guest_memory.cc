@@ -154,7 +154,7 @@ Result<> GuestMemory::map_file(std::span<std::byte> bytes, int fd, std::uint64_t
   if (data == MAP_FAILED) {
     return fail_errno(errno, "mapping guest memory");
   }
-  file_parts_.push_back(bytes);
+  outside_parts_.push_back(bytes);
   return advise(bytes, config_);
 }
 
@@ -162,7 +162,7 @@ Result<> GuestMemory::clear() {
   // Pages that were hard to get are kept.
   const bool keeps_pages = hugetlb_of(config_.huge_pages).has_value() || config_.prefault;
   for (const Region& region : regions_) {
-    if (!file_parts_.empty()) {
+    if (!outside_parts_.empty()) {
       TRY(back_with_ram(region.host, region.range, config_));
       TRY(advise(region.host, config_));
     } else if (keeps_pages) {
@@ -172,7 +172,7 @@ Result<> GuestMemory::clear() {
       return fail_errno(errno, "clearing guest memory");
     }
   }
-  file_parts_.clear();
+  outside_parts_.clear();
   return {};
 }
 
@@ -322,7 +322,7 @@ void GuestMemory::add_populated(int pagemap, PageSet& pages) const {
     if (pagemap < 0 || config_.shared || !for_each_entry(pagemap, region.host, add)) {
       pages.add_range(first, region.host.size() / kPage);
     }
-    for (const std::span<std::byte>& part : file_parts_) {
+    for (const std::span<std::byte>& part : outside_parts_) {
       if (part.data() >= region.host.data() &&
           part.data() < region.host.data() + region.host.size()) {
         const auto offset = static_cast<std::uint64_t>(part.data() - region.host.data());

@@ -91,6 +91,10 @@ class GuestMemory {
   /// written stays here. Before it is a memory slot. Errors: kSystem.
   Result<> map_file(std::span<std::byte> bytes, int fd, std::uint64_t offset);
 
+  /// Somebody brings the pages of `bytes` when they are touched: until then they hold something,
+  /// though they are not there.
+  void expect_pages(std::span<std::byte> bytes) { outside_parts_.push_back(bytes); }
+
   /// From here on mark_written() marks; what was marked before is forgotten. Main thread.
   void start_marking();
   void stop_marking() { marking_.store(false, std::memory_order_release); }
@@ -106,7 +110,7 @@ class GuestMemory {
   void take_marks(PageSet& pages);
 
   /// Makes all of it read as zeros again, and gives its pages back where they are not reserved
-  /// ones (huge pages, prefaulted). While nothing uses it.
+  /// ones (huge pages, prefaulted). While nothing uses it, and nobody brings pages.
   Result<> clear();
 
   /// Pages of 4 KiB that are present, counted by mincore(2): what the guest or its loader has
@@ -136,7 +140,7 @@ class GuestMemory {
   // As PageSet has its words; made at the first start_marking(), and kept.
   std::unique_ptr<std::atomic<std::uint64_t>[]> marks_;
   GuestMemoryConfig config_;
-  std::vector<std::span<std::byte>> file_parts_;  // read as a file does where nobody has written
+  std::vector<std::span<std::byte>> outside_parts_;  // hold something where nothing is present
 };
 
 }  // namespace vireo

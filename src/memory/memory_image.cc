@@ -24,6 +24,7 @@ constexpr std::uint64_t kPiecePages = 4096;
 constexpr std::uint64_t kWritePages = 256;
 /// So many zero pages or more between data take no place: 2 MiB, which a huge page can cover.
 constexpr std::uint64_t kSqueezedPages = 512;
+constexpr std::uint64_t kBlockPages = kHugePage / kImagePage;
 /// So many mappings at most: the kernel's limit for a process is 65530.
 constexpr std::size_t kMappingsMax = 8192;
 
@@ -301,8 +302,49 @@ Result<> map_memory_image(GuestMemory& memory, int fd, std::uint64_t offset,
   return {};
 }
 
+std::vector<std::span<std::byte>> dense_blocks(const GuestMemory& memory,
+                                               std::span<const LayerPiece> pieces) {
+  std::vector<std::span<std::byte>> runs;
+  std::uint64_t first = 0;  // page of the region
+  auto piece = pieces.begin();
+  for (const GuestMemory::Region& region : memory.regions()) {
+    const std::uint64_t pages = region.host.size() / kImagePage;
+    const std::uint64_t odd =
+        reinterpret_cast<std::uint64_t>(region.host.data()) / kImagePage % kBlockPages;
+    for (std::uint64_t block = first + (kBlockPages - odd) % kBlockPages;
+         block + kBlockPages <= first + pages; block += kBlockPages) {
+      std::uint64_t data = 0;
+      for (; piece != pieces.end() && piece->page < block + kBlockPages; ++piece) {
+        const std::uint64_t begin = std::max(piece->page, block);
+        const std::uint64_t end = std::min(piece->page + piece->count, block + kBlockPages);
+        data += end > begin ? end - begin : 0;
+        if (piece->page + piece->count > block + kBlockPages) {
+          break;  // its rest is the next block's
+        }
+      }
+      if (data < kBlockPages / 2) {
+        continue;
+      }
+      const std::span bytes = region.host.subspan((block - first) * kImagePage, kHugePage);
+      if (!runs.empty() && runs.back().data() + runs.back().size() == bytes.data()) {
+        runs.back() = {runs.back().data(), runs.back().size() + bytes.size()};
+      } else {
+        runs.push_back(bytes);
+      }
+    }
+    first += pages;
+  }
+  return runs;
+}
+
 Result<> read_memory_image(GuestMemory& memory, const MemoryLayer& layer) {
   const std::vector<LayerPiece> pieces = pieces_of(layer);
+  const std::vector<std::span<std::byte>> dense = dense_blocks(memory, pieces);
+  for (const std::span<std::byte> run :
+       std::span(dense).first(std::min(dense.size(), kMappingsMax))) {
+    // A kernel without huge pages, or memory of reserved ones, is as good.
+    ::madvise(run.data(), run.size(), MADV_HUGEPAGE);
+  }
   return in_parallel(pieces.size(), [&]() -> PieceWork {
     const auto reader = std::make_shared<LayerReader>(layer);
     return [&, reader](std::size_t number) {

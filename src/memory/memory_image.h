@@ -92,6 +92,12 @@ Result<> map_memory_image(GuestMemory& memory, int fd, std::uint64_t offset,
 
 /// Reads an image into `memory`, which is new, on all processors. Errors: kBadInput where a page's
 /// checksum is another one than that of its place.
+/// In huge pages where it is dense.
 Result<> read_memory_image(GuestMemory& memory, const MemoryLayer& layer);
+
+inline constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
+/// Runs of aligned blocks of 2 MiB that are at least half data: worth a huge page each.
+std::vector<std::span<std::byte>> dense_blocks(const GuestMemory& memory,
+                                               std::span<const LayerPiece> pieces);
 
 }  // namespace vireo

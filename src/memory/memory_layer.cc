@@ -20,8 +20,6 @@ namespace vireo {
 
 namespace {
 
-/// One read of an image that is not compressed.
-constexpr std::uint64_t kPagesAtOnce = 256;
 constexpr std::size_t kThreadsMax = 16;
 
 std::unexpected<Error> damaged(const std::string& what) {
@@ -30,8 +28,8 @@ std::unexpected<Error> damaged(const std::string& what) {
 
 }  // namespace
 
-std::vector<LayerPiece> pieces_of(const MemoryLayer& layer) {
-  const std::uint64_t unit = layer.frames ? layer.frames->places : kPagesAtOnce;
+std::vector<LayerPiece> pieces_of(const MemoryLayer& layer, std::uint64_t plain) {
+  const std::uint64_t unit = layer.frames ? layer.frames->places : plain;
   std::vector<LayerPiece> pieces;
   std::uint64_t page = 0;
   for (const PageRun& run : layer.runs) {

@@ -36,8 +36,9 @@ struct LayerPiece {
   std::uint64_t place = 0;
   std::uint64_t count = 0;
 };
-/// All pages of data, in the order of pages, in pieces that one read brings: within one frame.
-std::vector<LayerPiece> pieces_of(const MemoryLayer& layer);
+/// All pages of data, in the order of pages, in pieces that one read brings: within one frame, or
+/// so many pages where there are none.
+std::vector<LayerPiece> pieces_of(const MemoryLayer& layer, std::uint64_t plain = 256);
 
 /// Reads pages of a layer, which outlives it. One thread's.
 class LayerReader {

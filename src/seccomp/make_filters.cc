@@ -111,6 +111,7 @@ int main(int argc, char** argv) {
   print_filter("kVcpuFilter", kVcpu);
   print_filter("kIoFilter", kIo);
   print_filter("kOffloadFilter", kOffload);
+  print_filter("kFeederFilter", kFeeder);
   std::printf("}  // namespace vireo\n");
   return 0;
 }

@@ -10,6 +10,7 @@
 #include <asm/termbits.h>
 #include <linux/fs.h>
 #include <linux/io_uring.h>
+#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 
@@ -23,7 +24,8 @@ inline constexpr unsigned kVcpu = 2;   ///< a vCPU's thread
 inline constexpr unsigned kStart = 4;  ///< between the sandbox's entry and the last thread's start
 inline constexpr unsigned kIo = 8;     ///< a thread that serves queues, and nothing else
 inline constexpr unsigned kOffload = 16;  ///< a thread of the pool for calls that block
-inline constexpr unsigned kAll = kMain | kVcpu | kStart | kIo | kOffload;
+inline constexpr unsigned kFeeder = 32;   ///< the thread that brings guest memory from a snapshot
+inline constexpr unsigned kAll = kMain | kVcpu | kStart | kIo | kOffload | kFeeder;
 
 /// How an argument is compared.
 enum class Compare : std::uint8_t {
@@ -63,22 +65,24 @@ constexpr Rule rare(const char* why, Rule rule) {
 inline constexpr auto kRules = std::to_array<Rule>({
     // Locks, memory and signals: the C library's own needs.
     any(kAll, "futex"),
-    any(kMain | kVcpu | kIo | kOffload, "brk"),
+    any(kMain | kVcpu | kIo | kOffload | kFeeder, "brk"),
     rare("the heap was full just then", any(kStart, "brk")),
     any(kStart | kMain, "mmap"),  // the tables of a snapshot
-    rare("a large block", any(kVcpu | kIo | kOffload, "mmap")),
+    rare("a large block", any(kVcpu | kIo | kOffload | kFeeder, "mmap")),
     any(kMain, "munmap"),
-    rare("a large block", any(kVcpu | kIo | kOffload, "munmap")),
+    rare("a large block", any(kVcpu | kIo | kOffload | kFeeder, "munmap")),
     any(kStart, "mprotect"),
-    any(kMain | kVcpu | kIo | kOffload,
+    any(kMain | kVcpu | kIo | kOffload | kFeeder,
         "madvise"),  // guest memory at a restart, the stack of a thread that ends
     any(kAll, "rt_sigprocmask"),
     any(kVcpu, "rt_sigreturn"),
     any(kStart, "rt_sigaction"),
     rare("the kernel's own, when a stop interrupts a wait with a limit",
          any(kAll, "restart_syscall")),
-    any(kVcpu | kIo | kOffload | kStart, "exit"),
+    any(kVcpu | kIo | kOffload | kFeeder | kStart, "exit"),
     any(kMain, "exit_group"),
+    rare("a page of guest memory that cannot be had",
+         any(kVcpu | kIo | kOffload | kFeeder, "exit_group")),
     rare("abort() and a signal that ends the process", any(kAll, "gettid")),
     rare("abort() and a signal that ends the process", any(kAll, "getpid")),
     rare("abort() and a signal that ends the process", any(kAll, "tgkill")),
@@ -122,8 +126,10 @@ inline constexpr auto kRules = std::to_array<Rule>({
     // The terminal.
     ioctl(kMain, TCGETS),
     ioctl(kMain, TCSETS),
-    rare("a fault on a vCPU's thread gives the terminal back", ioctl(kVcpu, TCGETS)),
-    rare("a fault on a vCPU's thread gives the terminal back", ioctl(kVcpu, TCSETS)),
+    rare("a page of guest memory that cannot be had: the terminal is given back",
+         ioctl(kVcpu | kIo | kOffload | kFeeder, TCGETS)),
+    rare("a page of guest memory that cannot be had: the terminal is given back",
+         ioctl(kVcpu | kIo | kOffload | kFeeder, TCSETS)),
     ioctl(kMain, TIOCGPGRP),
     any(kMain, "getpgrp"),
 
@@ -158,6 +164,13 @@ inline constexpr auto kRules = std::to_array<Rule>({
     any(kMain, "fgetxattr"),
     any(kMain, "fsetxattr"),
     rare("a disk on a file system without attributes", any(kMain, "utimensat")),
+
+    // Guest memory from a snapshot, while the guest runs.
+    any(kFeeder, "read"),
+    any(kFeeder, "pread64"),
+    ioctl(kFeeder, UFFDIO_COPY),
+    ioctl(kFeeder, UFFDIO_ZEROPAGE),
+    ioctl(kFeeder, UFFDIO_UNREGISTER),
 
     // What a snapshot asks of KVM.
     ioctl(kMain, KVM_CHECK_EXTENSION),

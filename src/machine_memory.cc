@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// How guest memory comes out of a snapshot.
+#include <span>
+#include <utility>
+
+#include <fmt/core.h>
+
+#include "devices/legacy/terminal.h"
+#include "src/base/log.h"
+#include "src/machine.h"
+#include "src/memory/bus_error.h"
+#include "src/memory/memory_image.h"
+#include "src/memory/userfault.h"
+#include "src/snapshot_memory.h"
+
+namespace vireo {
+
+/// Guest memory as it was saved; `source` may be changed to what can be done here.
+Result<> Machine::read_memory(RestoreSource& source) {
+  const SnapshotFile& snapshot = source.snapshot;
+  if (memory_->size() / kImagePage != snapshot.facts().pages) {
+    return fail(ErrorCode::kBadInput,
+                fmt::format("header: has {} pages of a machine with {}", snapshot.facts().pages,
+                            memory_->size() / kImagePage));
+  }
+  if (source.memory == MemoryMode::kMap) {
+    TRY_ASSIGN(const std::vector<PageRun> runs, pages_of(snapshot));
+    return map_memory_image(*memory_, source.file.get(), snapshot.memory().offset, runs);
+  }
+  TRY_ASSIGN(MemoryLayer layer, layer_of(snapshot, source.file.get()));
+  if (source.memory == MemoryMode::kFill) {
+    std::string way;
+    Result<UniqueFd> userfaultfd = open_userfaultfd(way);
+    if (userfaultfd) {
+      TRY_ASSIGN(feeder_, PageFeeder::create(std::move(*userfaultfd), *memory_, std::move(layer),
+                                             std::move(source.file), source.path));
+      // What follows may touch memory, and the sandbox wants to find this thread alone again.
+      return feeder_->start({}, {});
+    }
+    log_info("machine", "memory is read before the guest goes on: {} (see vireo doctor)",
+             userfaultfd.error().message());
+  }
+  return read_memory_image(*memory_, layer);
+}
+
+Result<> Machine::start_feeder() {
+  return feeder_->start(
+      [this] {
+        return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kFeeder) : Result<>();
+      },
+      [this] { reactor_->post(memory_there_task_); });
+}
+
+void Machine::on_memory_there() {
+  if (std::exchange(feeder_, nullptr)) {
+    log_info("machine", "all of guest memory is there; its snapshot is not needed any more");
+  }
+}
+
+}  // namespace vireo
