@@ -143,11 +143,11 @@ Result<> Machine::create_vm(RestoreSource* source) {
                               format_size(config_.machine.memory_bytes), bits));
     }
   }
+  const bool maps = source != nullptr && source->memory == MemoryMode::kMap;
   TRY_ASSIGN(memory_, GuestMemory::create(ranges, {.huge_pages = config_.machine.huge_pages,
                                                    .mergeable = config_.machine.mergeable,
-                                                   .prefault = config_.machine.prefault}));
-  lost_page_ = lost_page_text(
-      source != nullptr && source->memory == MemoryMode::kMap ? source->path : std::string());
+                                                   .prefault = config_.machine.prefault && !maps}));
+  lost_page_ = lost_page_text(maps ? source->path : std::string());
   TRY(watch_bus_errors(*memory_, lost_page_, restore_terminal));
   if (!config_.control_path.empty()) {
     changes_ = std::make_unique<ChangeLog>(*vm_, *memory_);

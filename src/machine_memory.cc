@@ -25,7 +25,8 @@ Result<> Machine::read_memory(RestoreSource& source) {
   }
   if (source.memory == MemoryMode::kMap) {
     TRY_ASSIGN(const std::vector<PageRun> runs, pages_of(snapshot));
-    return map_memory_image(*memory_, source.file.get(), snapshot.memory().offset, runs);
+    TRY(map_memory_image(*memory_, source.file.get(), snapshot.memory().offset, runs));
+    return config_.machine.prefault ? memory_->prefault() : Result<>();
   }
   TRY_ASSIGN(MemoryLayer layer, layer_of(snapshot, source.file.get()));
   if (source.memory == MemoryMode::kFill) {

@@ -158,6 +158,31 @@ Result<> GuestMemory::map_file(std::span<std::byte> bytes, int fd, std::uint64_t
   return advise(bytes, config_);
 }
 
+Result<> GuestMemory::prefault() const {
+  const auto populate = [](std::span<std::byte> bytes, int advice) -> Result<> {
+    if (!bytes.empty() && ::madvise(bytes.data(), bytes.size(), advice) < 0) {
+      return fail_errno(errno, fmt::format("machine.prefault: {} MiB", bytes.size() >> 20));
+    }
+    return {};
+  };
+  std::vector<std::span<std::byte>> parts = outside_parts_;
+  std::ranges::sort(parts, {}, [](std::span<std::byte> part) { return part.data(); });
+  for (const Region& region : regions_) {
+    std::span<std::byte> left = region.host;
+    for (const std::span<std::byte> part : parts) {
+      if (part.data() < left.data() || part.data() >= left.data() + left.size()) {
+        continue;
+      }
+      const auto before = static_cast<std::size_t>(part.data() - left.data());
+      TRY(populate(left.first(before), MADV_POPULATE_WRITE));
+      TRY(populate(part, MADV_POPULATE_READ));
+      left = left.subspan(before + part.size());
+    }
+    TRY(populate(left, MADV_POPULATE_WRITE));
+  }
+  return {};
+}
+
 Result<> GuestMemory::clear() {
   // Pages that were hard to get are kept.
   const bool keeps_pages = hugetlb_of(config_.huge_pages).has_value() || config_.prefault;

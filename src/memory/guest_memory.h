@@ -91,6 +91,10 @@ class GuestMemory {
   /// written stays here. Before it is a memory slot. Errors: kSystem.
   Result<> map_file(std::span<std::byte> bytes, int fd, std::uint64_t offset);
 
+  /// Makes all of it present: pages of a file as they are there, which are still shared with who
+  /// else has it mapped; the rest as ours. Errors: kSystem.
+  Result<> prefault() const;
+
   /// Somebody brings the pages of `bytes` when they are touched: until then they hold something,
   /// though they are not there.
   void expect_pages(std::span<std::byte> bytes) { outside_parts_.push_back(bytes); }

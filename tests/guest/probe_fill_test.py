@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests whose memory comes out of a snapshot while they run, plain or compressed."""
 import errno
+import json
 import pathlib
 import re
 import subprocess
@@ -141,6 +142,25 @@ class Filled(HoldTest):
                 self.assertEqual(ended.status, DAMAGED, (memory, ended))
                 self.assertRegex(ended.errors, f"(?m)^vireo: {re.escape(str(file))}: (frame|the page) .*: is damaged: .*\n\\Z")
             file.write_bytes(whole)
+
+    def test_prefault_maps_all_of_the_file(self):
+        self.saved()
+        for options in ((), ("--prefault",)):
+            self.begin("restore", self.file, *options)
+            self.control("pause")
+            status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+            mapped = int(re.search(r"RssFile:\s+(\d+) kB", status)[1])
+            if options:
+                self.assertGreater(mapped, 20 << 10)
+            else:
+                self.assertLess(mapped, 20 << 10)
+            self.control("snapshot", self.directory / "d.vsnap", "--diff")  # they are still the file's
+            self.assertLess(json.loads(run("snapshot", "info", self.directory / "d.vsnap", "--json").output)["data_bytes"],
+                            16 << 20)
+            self.control("resume")
+            self.checks = 1
+            self.check()
+            self.quit()
 
     def test_without_userfaultfd_it_is_read_first(self):
         denied = forbidding_each((USERFAULTFD, errno.EPERM, {}), (IOCTL, errno.EPERM, {1: USERFAULTFD_IOC_NEW}))

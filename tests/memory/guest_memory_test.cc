@@ -218,6 +218,35 @@ TEST_CASE("guest memory: a mapped file is read as it is, and never written") {
   }
 }
 
+TEST_CASE("guest memory: made present, a file's pages are the file's, and others ours") {
+  const auto memory = two_regions();
+  const std::span<std::byte> host = memory->regions()[0].host;
+  const UniqueFd file(::memfd_create("mapped", MFD_CLOEXEC));
+  REQUIRE(::ftruncate(file.get(), 8 * 4096) == 0);
+  // Not in the order in which they lie.
+  REQUIRE(memory->map_file(host.subspan(6 * 4096, 2 * 4096), file.get(), 4096));
+  REQUIRE(memory->map_file(host.subspan(4096, 3 * 4096), file.get(), 0));
+  REQUIRE(memory->prefault());
+  const UniqueFd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  const std::uint64_t pages = memory->size() / 4096;
+  std::uint64_t first = 0;
+  for (const GuestMemory::Region& region : memory->regions()) {
+    for (std::uint64_t page = 0; page < region.host.size() / 4096; ++page) {
+      std::uint64_t entry = 0;
+      REQUIRE(
+          read_full_at(pagemap.get(), std::as_writable_bytes(std::span(&entry, 1)),
+                       (reinterpret_cast<std::uint64_t>(region.host.data()) / 4096 + page) * 8));
+      const bool of_file = first == 0 && ((page >= 1 && page < 4) || page == 6 || page == 7);
+      CHECK((entry >> 63) == 1);
+      CHECK((entry >> 61 & 1) == (of_file ? 1 : 0));
+    }
+    first += region.host.size() / 4096;
+  }
+  PageSet changed(pages);
+  REQUIRE(memory->add_private(pagemap.get(), changed));
+  CHECK(changed.count() == pages - 5);
+}
+
 TEST_CASE("guest memory: cleared, all of it reads as zeros, and the file stays") {
   const auto config = GENERATE(GuestMemoryConfig{}, GuestMemoryConfig{.shared = true},
                                GuestMemoryConfig{.prefault = true});
