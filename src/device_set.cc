@@ -167,6 +167,10 @@ std::vector<arch::MmioDevice> DeviceSet::mmio_devices() const {
 }
 
 void DeviceSet::quiesce(Task& done) {
+  if (giving_up_) {
+    next_quiesce_ = &done;
+    return;
+  }
   if (quiesced_ != nullptr) {
     CHECK(quiesced_ == &done);  // asked for again before it was done
     return;
@@ -192,6 +196,9 @@ Result<> DeviceSet::change_disk(const std::string& id, BlockChange::Wanted wante
   VirtioSlot& slot = slot_of(id);
   if (slot.block->change().busy()) {
     return fail(ErrorCode::kConfig, "a change before this one is not done yet; ask again later");
+  }
+  if (giving_up_) {
+    return fail(ErrorCode::kConfig, "a disk has not answered for long; ask again when it has");
   }
   if (quiesced_ != nullptr || still_) {
     return fail(ErrorCode::kConfig,
@@ -234,9 +241,27 @@ void DeviceSet::freeze_disk(const std::string& disk, OverlayFile overlay) {
 }
 
 void DeviceSet::on_quiesced() {
-  if (--moving_ == 0) {
+  if (--moving_ == 0 && !giving_up_) {
     flush_disks();
   }
+}
+
+std::vector<std::string> DeviceSet::give_up() {
+  CHECK(quiesced_ != nullptr && !giving_up_);
+  giving_up_ = true;
+  quiesced_ = nullptr;
+  std::vector<std::string> held_up;
+  resuming_ = virtio_.size() + 1;  // and this function
+  for (const auto& slot : virtio_) {
+    if (slot->block != nullptr && (slot->flushing || slot->core().moving())) {
+      held_up.push_back(slot->block->id());
+    }
+    if (!slot->flushing) {
+      slot->core().resume(slot->resumed_task);
+    }
+  }
+  on_resumed();
+  return held_up;
 }
 
 /// What disks hold back would be lost with this process. Their queues stand still, and leave them
@@ -246,6 +271,7 @@ void DeviceSet::flush_disks() {
   for (const auto& slot : virtio_) {
     if (slot->block != nullptr && slot->block->disk().wants_flush()) {
       ++flushing_;
+      slot->flushing = true;
       slot->flush.kind = DiskOp::Kind::kFlush;
       slot->block->disk().start(slot->flush, context_.reactor.ring());
     }
@@ -254,14 +280,19 @@ void DeviceSet::flush_disks() {
 }
 
 void DeviceSet::on_flushed(DiskOp& op, int errnum) {
+  VirtioSlot& slot =
+      **std::ranges::find_if(virtio_, [&op](const auto& s) { return &s->flush == &op; });
   if (errnum != 0) {
-    const auto slot =
-        std::ranges::find_if(virtio_, [&op](const auto& s) { return &s->flush == &op; });
     log_error("block",
               "disk {}: its last flush failed: {}; what was written since the one before is lost",
-              (*slot)->block->id(), std::strerror(errnum));
+              slot.block->id(), std::strerror(errnum));
   }
-  one_flushed();
+  slot.flushing = false;
+  if (giving_up_) {
+    slot.core().resume(slot.resumed_task);  // it was held up by this
+  } else {
+    one_flushed();
+  }
 }
 
 void DeviceSet::one_flushed() {
@@ -311,9 +342,14 @@ void DeviceSet::resume(Task& done) {
 }
 
 void DeviceSet::on_resumed() {
-  if (--resuming_ == 0) {
-    still_ = false;
+  if (--resuming_ > 0) {
+    return;
+  }
+  still_ = false;
+  if (!std::exchange(giving_up_, false)) {
     context_.reactor.post(*std::exchange(resumed_, nullptr));
+  } else if (next_quiesce_ != nullptr) {
+    quiesce(*std::exchange(next_quiesce_, nullptr));
   }
 }
 

@@ -66,6 +66,11 @@ class DeviceSet {
   /// Has all devices stand still: nothing of theirs is in flight, and disks hold nothing back.
   /// `done` runs then. On the reactor's thread, while no vCPU runs.
   void quiesce(Task& done);
+  /// A quiesce() that takes too long is taken back, and its `done` does not run: each device goes
+  /// on when it has ended what holds it up. Returns the ids of the disks that have not.
+  std::vector<std::string> give_up();
+  /// Whether a disk has not answered since then.
+  bool giving_up() const { return giving_up_; }
   /// The end of that: their queues are served again; `done` runs when all are. On the reactor's
   /// thread, before the vCPUs run.
   void resume(Task& done);
@@ -119,6 +124,7 @@ class DeviceSet {
     std::unique_ptr<VirtioDevice> device;
     BlockDevice* block = nullptr;  // the same, where it is one
     DiskOp flush;
+    bool flushing = false;
     std::vector<Reactor*> reactors;  // see VirtioTransport::Context
     std::unique_ptr<Interrupt> line;
     arch::MmioDevice window;
@@ -159,10 +165,12 @@ class DeviceSet {
   std::unique_ptr<PciRoot> pci_root_;  // none where all devices are reached by MMIO
   std::vector<std::unique_ptr<VirtioSlot>> virtio_;
   std::size_t next_io_reactor_ = 0;
-  std::size_t moving_ = 0;    // devices that do not stand still yet
-  std::size_t changing_ = 0;  // disks with a change that is not done
-  std::size_t flushing_ = 0;  // disks whose last flush is not done yet
-  bool still_ = false;        // between quiesce() and resume()
+  std::size_t moving_ = 0;  // devices that do not stand still yet
+  bool giving_up_ = false;
+  Task* next_quiesce_ = nullptr;  // asked for meanwhile
+  std::size_t changing_ = 0;      // disks with a change that is not done
+  std::size_t flushing_ = 0;      // disks whose last flush is not done yet
+  bool still_ = false;            // between quiesce() and resume()
   Task* quiesced_ = nullptr;
   std::size_t resuming_ = 0;  // devices that are not served again yet
   Task* resumed_ = nullptr;

@@ -114,6 +114,7 @@ Result<int> Machine::run() {
   supervisor_->stop();
   stop_timer_->cancel();
   ready_timer_->cancel();
+  snapshot_timer_->cancel();
   if (end_listener_) {
     end_listener_();
   }

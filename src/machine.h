@@ -172,6 +172,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   void on_precopied(Result<> copied);
   void halt_for_snapshot();
   void capture_snapshot();
+  void on_snapshot_timeout();
   void on_captured(Result<> captured);
   void resume_devices();
   void on_devices_resumed();
@@ -309,6 +310,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<Timer> stop_timer_;
   std::unique_ptr<Timer> ready_timer_;
+  std::unique_ptr<Timer> snapshot_timer_;
   Task ready_task_;
   Task paused_task_;
   Task reset_task_;

@@ -178,6 +178,8 @@ Result<> Machine::create_devices() {
   TRY(supervisor_->open(config_.process.notify));
   stop_timer_ = std::make_unique<Timer>(*reactor_);
   stop_timer_->bind<Machine, &Machine::give_up_waiting>(this);
+  snapshot_timer_ = std::make_unique<Timer>(*reactor_);
+  snapshot_timer_->bind<Machine, &Machine::on_snapshot_timeout>(this);
   ready_timer_ = std::make_unique<Timer>(*reactor_);
   ready_timer_->bind<Machine, &Machine::on_ready_timeout>(this);
 

@@ -10,6 +10,13 @@
 
 namespace vireo {
 
+namespace {
+
+/// Within which requests to disks have to end, so that there can be a snapshot.
+constexpr std::uint64_t kQuiesceNs = 10'000'000'000;
+
+}  // namespace
+
 Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
   if (state_ != MachineState::kRunning && state_ != MachineState::kPaused) {
     return fail(ErrorCode::kConfig, fmt::format("the VM is {}", name_of(state_)));
@@ -18,6 +25,11 @@ Result<> Machine::snapshot(SnapshotRequest request, SnapshotDone done) {
     return fail(ErrorCode::kConfig,
                 snapshot_ ? "a snapshot before this one is not done yet; ask again later"
                           : "the guest is starting anew; ask again later");
+  }
+  if (devices_->giving_up()) {
+    return fail(
+        ErrorCode::kConfig,
+        "a disk has not answered since the snapshot before this one; ask again when it has");
   }
   TRY_ASSIGN(const SnapshotJob::Kind kind, kind_of(request));
   TRY_ASSIGN(DiskCheckpoint disks,
@@ -106,11 +118,42 @@ void Machine::halt_for_snapshot() {
     set_state(MachineState::kSaving);
     snapshot_waits_ = true;
     devices_->quiesce(devices_quiet_task_);
+    snapshot_timer_->arm(kQuiesceNs);
   });
+}
+
+/// Requests of the guest's do not end, and it would stand still for as long: it goes on without its
+/// snapshot.
+void Machine::on_snapshot_timeout() {
+  if (!std::exchange(snapshot_waits_, false)) {
+    return;
+  }
+  std::string held_up;
+  if (!restarting_) {  // else it has to be waited for
+    for (const std::string& id : devices_->give_up()) {
+      held_up += fmt::format("{}{}", held_up.empty() ? "" : ", ", id);
+    }
+  }
+  snapshot_result_ = fail(
+      ErrorCode::kSystem,
+      fmt::format("requests to disks ({}) have not ended within {}; the VM goes on; see to what "
+                  "is behind them, and ask again",
+                  held_up, format_duration(kQuiesceNs)));
+  set_state(MachineState::kPaused);
+  const bool goes_on = ran_before_snapshot_ && pause_waiters_.empty() && !restarting_;
+  on_vcpu_paused();
+  if (goes_on) {
+    resume();
+  }
+  reactor_->post(snapshot_done_task_);
+  if (stop_after_snapshot_) {
+    begin_stop();
+  }
 }
 
 /// The devices stand still.
 void Machine::capture_snapshot() {
+  snapshot_timer_->cancel();
   Config config = snapshot_->disks().saved_config(config_);
   config.machine.uuid = uuid_;
   snapshot_->capture(save_machine(config, directory_, memory_->regions()),

@@ -291,40 +291,36 @@ Result<> VirtioTransport::restore_driver(SnapshotReader& reader, unsigned index)
 // -----------------------------------------------
 
 void VirtioTransport::begin_activate() {
-  for_each_queue(&Slot::start_task, &VirtioTransport::finish_activate);
+  begin({.task = &Slot::start_task, .call = &activate_call_});
 }
 
 void VirtioTransport::begin_reset() {
-  for_each_queue(&Slot::stop_task, &VirtioTransport::finish_reset);
+  begin({.task = &Slot::stop_task, .call = &reset_call_});
 }
 
 void VirtioTransport::quiesce(Task& done) {
-  if (then_ != nullptr) {
-    waiting_quiesce_ = &done;  // a vCPU that is gone has begun something
-    return;
-  }
-  quiesced_ = &done;
-  for_each_queue(&Slot::stop_task, &VirtioTransport::finish_quiesce);
+  begin({.task = &Slot::stop_task, .done = &done});
 }
 
 void VirtioTransport::resume(Task& done) {
-  quiesced_ = &done;
-  for_each_queue(&Slot::start_task, &VirtioTransport::finish_quiesce);
+  begin({.task = &Slot::start_task, .done = &done});
 }
 
-void VirtioTransport::finish_quiesce() {
-  first_reactor_.post(*std::exchange(quiesced_, nullptr));
+/// One after the other: what a vCPU has begun that is gone, or a stop that a disk holds up.
+void VirtioTransport::begin(Transition transition) {
+  transitions_.push_back(transition);
+  if (transitions_.size() == 1) {
+    begin_next();
+  }
 }
 
-void VirtioTransport::for_each_queue(Task Slot::* task, void (VirtioTransport::*then)()) {
-  CHECK(then_ == nullptr);
-  then_ = then;
+void VirtioTransport::begin_next() {
   // One more, so that they cannot be all before each was asked.
   unacknowledged_ = 1;
   for (const auto& slot : queues_) {
     if (slot->queue != nullptr) {
       unacknowledged_.fetch_add(1);
-      slot->context.reactor->post((*slot).*task);
+      slot->context.reactor->post((*slot).*transitions_.front().task);
     }
   }
   acknowledge();
@@ -337,11 +333,16 @@ void VirtioTransport::acknowledge() {
 }
 
 void VirtioTransport::all_acknowledged() {
-  const auto then = std::exchange(then_, nullptr);
-  if (waiting_quiesce_ != nullptr) {
-    quiesce(*std::exchange(waiting_quiesce_, nullptr));
+  const Transition ended = transitions_.front();
+  transitions_.pop_front();
+  if (!transitions_.empty()) {
+    begin_next();
   }
-  (this->*then)();  // last: a vCPU that waited for it goes on
+  if (ended.done != nullptr) {
+    first_reactor_.post(*ended.done);
+  } else {
+    ended.call->finish();  // last: a vCPU that waited for it goes on
+  }
 }
 
 void VirtioTransport::Slot::start() {

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -84,8 +85,12 @@ class VirtioTransport final : public VirtioHost {
   /// Has all queues stand still: no chain is out, nothing is armed. `done` runs then. On the thread
   /// of the first reactor, while no vCPU runs; the other reactors still run.
   void quiesce(Task& done);
-  /// The end of that: the queues are served again, `done` runs. As quiesce(), which came before.
+  /// The end of that: the queues are served again, `done` runs. As quiesce(), which came before;
+  /// where that is not done yet, behind it.
   void resume(Task& done);
+  /// Whether queues are being started or stopped, and have not ended what they had begun. On the
+  /// thread of the first reactor.
+  bool moving() const { return !transitions_.empty(); }
 
   /// The device as after create(): the whole machine is reset. While quiet, and no vCPU runs.
   void power_cycle();
@@ -117,6 +122,13 @@ class VirtioTransport final : public VirtioHost {
     Task stopped_task;
   };
 
+  /// All queues that there are start or stop, each on its own reactor.
+  struct Transition {
+    Task Slot::* task = nullptr;
+    Call* call = nullptr;  // which waits for its end, …
+    Task* done = nullptr;  // … or what runs then
+  };
+
   explicit VirtioTransport(const Context& context);
 
   Result<> restore_driver(SnapshotReader& reader, unsigned index);
@@ -126,12 +138,10 @@ class VirtioTransport final : public VirtioHost {
   bool create_queues();
   void begin_activate();
   void begin_reset();
-  void for_each_queue(Task Slot::* task, void (VirtioTransport::*then)());
+  void begin(Transition transition);
+  void begin_next();
   void acknowledge();
   void all_acknowledged();
-  void finish_activate() { activate_call_.finish(); }
-  void finish_reset() { reset_call_.finish(); }
-  void finish_quiesce();
 
   VirtioDevice& device_;
   GuestMemory& memory_;
@@ -152,11 +162,9 @@ class VirtioTransport final : public VirtioHost {
   Call activate_call_;
   Call reset_call_;
   // Of the first reactor's thread, but for the count.
-  std::atomic<unsigned> unacknowledged_ = 0;   // queues that have not started or stopped yet
-  void (VirtioTransport::*then_)() = nullptr;  // when all have
+  std::atomic<unsigned> unacknowledged_ = 0;  // queues that have not started or stopped yet
+  std::deque<Transition> transitions_;        // the first is under way
   Task all_acknowledged_task_;
-  Task* quiesced_ = nullptr;         // to be run then
-  Task* waiting_quiesce_ = nullptr;  // one that came before that
 };
 
 }  // namespace vireo

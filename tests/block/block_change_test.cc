@@ -334,5 +334,50 @@ TEST_CASE("block change: disks swapped under four busy queues lose no request") 
   }
 }
 
+/// Counts its runs.
+struct Counted {
+  void run() { ++runs; }
+  std::atomic<unsigned> runs = 0;
+  Task task;
+};
+
+TEST_CASE("block: a stop that a disk holds up is taken back, and all goes on when it answers") {
+  Seen seen;
+  auto owned = std::make_unique<SlowDisk>(seen);
+  SlowDisk& disk = *owned;
+  Machine m({.id = "held"}, std::move(owned));
+  const auto read = [&m] {
+    m.blk->set_header(VIRTIO_BLK_T_IN, 0);
+    m.driver.queue(0).add({{m.blk->header_address(), 16, false},
+                           {m.blk->data_address(), 512, true},
+                           {m.blk->status_address(), 1, true}});
+    m.driver.kick(0);
+  };
+  read();
+  wait_for([&] { return seen.begun == 1; });
+  Counted quiet;
+  Counted resumed;
+  quiet.task.bind<Counted, &Counted::run>(&quiet);
+  resumed.task.bind<Counted, &Counted::run>(&resumed);
+  m.guest.on_first_reactor([&](Task& done) {
+    m.driver.core().quiesce(quiet.task);
+    m.driver.core().resume(resumed.task);
+    m.guest.reactors().front()->post(done);
+  });
+  m.guest.on_first_reactor([&](Task& done) {
+    CHECK(m.driver.core().moving());
+    m.guest.reactors().front()->post(done);
+  });
+  CHECK((quiet.runs == 0 && resumed.runs == 0));
+  disk.let_end(m.guest);
+  CHECK(m.driver.wait_used(0).length == 513);
+  wait_for([&] { return resumed.runs == 1; });
+  CHECK(quiet.runs == 1);
+  read();
+  wait_for([&] { return seen.begun == 2; });
+  disk.let_end(m.guest);
+  CHECK(m.driver.wait_used(0).length == 513);
+}
+
 }  // namespace
 }  // namespace vireo

@@ -168,6 +168,33 @@ class Faults(InDirectory):
             self.assert_failed(disk, 1, "a write failed: No space left on device")
         self.guest.quit()
 
+    def test_a_snapshot_is_not_waited_for_for_ever(self):
+        """A disk that does not answer: the guest goes on without its snapshot, and has it when it does."""
+        gone, _, _ = self.host_disk("gone")
+        under, _, _ = self.host_disk("under", file_system=True)
+        base = self.image("base", 8 * MIB)
+        self.boot(gone=f'path = "{gone.path}"\ndirect = true',
+                  copy=f'path = "{base}"\noverlay = "{self.directory}/under/overlay"')
+        words = ("ctl", self.control, "snapshot", self.directory / "vm.vsnap", "--disks", "none")
+        # A request of the guest's holds the first up, and the other what it is yet to flush.
+        for disk, device in (("gone", gone), ("copy", under)):
+            with device.suspended():
+                self.guest.do(f"dd if=/tmp/data of=/dev/{self.devices_of_guest[disk]} bs={BLOCK} oflag=direct "
+                              "2>/dev/null & written=$!; sleep 1")
+                ended = run(*words)
+                self.assertEqual(ended.status, 1, ended)
+                self.assertIn(f"requests to disks ({disk}) have not ended", ended.errors)
+                self.assertEqual(self.guest.do("echo here"), "here")
+                ended = run(*words)
+                self.assertEqual(ended.status, 1, ended)
+                self.assertIn("has not answered", ended.errors)
+            self.guest.do("wait $written")
+            self.read(disk, 0)
+            self.write(disk, 1, flush=True)
+            self.assertEqual(run(*words).status, 0)
+            self.read(disk, 1)
+        self.guest.quit()
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -67,7 +67,7 @@ class MappedDevice:
     HEADER = struct.Struct("=3I2IIiIIIQ128s129s7x")
     TARGET = struct.Struct("=QQiI16s")
     CREATE, REMOVE, RESUME, LOAD, MESSAGE = 3, 4, 6, 9, 14
-    WITHOUT_FREEZING = 1 << 10
+    SUSPEND, WITHOUT_FREEZING, WITHOUT_FLUSHING = 1 << 1, 1 << 10, 1 << 11
     ROOM = 16 << 10
 
     def __init__(self, name, table):
@@ -101,6 +101,15 @@ class MappedDevice:
             start += int(length)
         self.command(self.LOAD, data=data, targets=len(table))
         self.command(self.RESUME, flags=self.WITHOUT_FREEZING)
+
+    @contextlib.contextmanager
+    def suspended(self):
+        """Requests to it wait meanwhile."""
+        self.command(self.RESUME, flags=self.SUSPEND | self.WITHOUT_FREEZING | self.WITHOUT_FLUSHING)
+        try:
+            yield
+        finally:
+            self.command(self.RESUME, flags=self.WITHOUT_FREEZING)
 
     def message(self, text):
         """To the target that has the first sector."""
