@@ -291,9 +291,7 @@ class Rounds(unittest.TestCase):
         """Ended in each way, with all that can be left; then what is there is compared."""
         with tempfile.TemporaryDirectory() as name:
             directory = pathlib.Path(name)
-            times = []
             for number in range(ROUNDS):
-                began = time.monotonic()
                 way, on_socket = number % 5, number // 5 % 2 == 1
                 process = start("run", "--kernel", PROBE, "--cmdline", "probe=echo end=poweroff", "--control",
                                 directory / "vm.sock", "--pid-file", directory / "pid", "--serial",
@@ -320,7 +318,6 @@ class Rounds(unittest.TestCase):
                     time.sleep(0.005)
                     process.send_signal(signal.SIGTERM)
                 process.communicate(timeout=30)
-                times.append(time.monotonic() - began)
                 left = sorted(path.name for path in directory.iterdir())
                 if way == 0:
                     self.assertTrue(set(left) <= {"console", "pid", "vm.sock"}, left)
@@ -328,9 +325,6 @@ class Rounds(unittest.TestCase):
                     self.assertEqual(left, [], f"round {number}")
                     self.assertEqual(process.returncode, 0, f"round {number}")
             self.assertEqual(processes_about(name), set())
-            # Not slower at the end than at the beginning, by much more than noise.
-            half = len(times) // 2
-            self.assertLess(sorted(times[half:])[half // 2], 3 * sorted(times[:half])[half // 2])
 
 
 def sigterm_is_blocked(pid):
