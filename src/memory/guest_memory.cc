@@ -15,6 +15,7 @@
 #include <fmt/core.h>
 
 #include "src/base/log.h"
+#include "src/memory/pagemap.h"
 
 namespace vireo {
 
@@ -307,44 +308,11 @@ void GuestMemory::take_marks(PageSet& pages) {
   }
 }
 
-namespace {
-
-// Documentation/admin-guide/mm/pagemap.rst.
-constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
-constexpr std::uint64_t kSwapped = std::uint64_t{1} << 62;
-constexpr std::uint64_t kOfFile = std::uint64_t{1} << 61;
-
-/// Calls `visit(page, entry)` for each page of `host`; false where the file does not tell.
-template <typename Visit>
-bool for_each_entry(int pagemap, std::span<const std::byte> host, Visit visit) {
-  std::array<std::uint64_t, 4096> entries = {};
-  const std::uint64_t count = host.size() / kPage;
-  const std::uint64_t place = reinterpret_cast<std::uint64_t>(host.data()) / kPage;
-  for (std::uint64_t begin = 0; begin < count; begin += entries.size()) {
-    const std::span window = std::span(entries).first(std::min(entries.size(), count - begin));
-    if (!read_full_at(pagemap, std::as_writable_bytes(window),
-                      (place + begin) * sizeof(std::uint64_t))) {
-      return false;
-    }
-    for (std::size_t i = 0; i < window.size(); ++i) {
-      visit(begin + i, window[i]);
-    }
-  }
-  return true;
-}
-
-}  // namespace
-
 void GuestMemory::add_populated(int pagemap, PageSet& pages) const {
   std::uint64_t first = 0;  // of the region
   for (const Region& region : regions_) {
-    const auto add = [&](std::uint64_t page, std::uint64_t entry) {
-      if ((entry & (kPresent | kSwapped)) != 0) {
-        pages.add(first + page);
-      }
-    };
     // What is shared may be there without being mapped here.
-    if (pagemap < 0 || config_.shared || !for_each_entry(pagemap, region.host, add)) {
+    if (config_.shared || !add_present(pagemap, region.host, PresentPages::kAll, first, pages)) {
       pages.add_range(first, region.host.size() / kPage);
     }
     for (const std::span<std::byte>& part : outside_parts_) {
@@ -361,12 +329,7 @@ void GuestMemory::add_populated(int pagemap, PageSet& pages) const {
 Result<> GuestMemory::add_private(int pagemap, PageSet& pages) const {
   std::uint64_t first = 0;  // of the region
   for (const Region& region : regions_) {
-    const auto add = [&](std::uint64_t page, std::uint64_t entry) {
-      if ((entry & kSwapped) != 0 || (entry & (kPresent | kOfFile)) == kPresent) {
-        pages.add(first + page);
-      }
-    };
-    if (pagemap < 0 || !for_each_entry(pagemap, region.host, add)) {
+    if (!add_present(pagemap, region.host, PresentPages::kPrivate, first, pages)) {
       return fail(ErrorCode::kSystem, "/proc/self/pagemap does not tell which pages have changed");
     }
     first += region.host.size() / kPage;

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 
+#include "src/base/pagemap_scan.h"
 #include "src/kvm/uapi.h"
 
 namespace vireo::seccomp {
@@ -158,6 +159,7 @@ inline constexpr auto kRules = std::to_array<Rule>({
     ioctl(kOffload, KVM_GET_DIRTY_LOG),
     ioctl(kOffload, KVM_CLEAR_DIRTY_LOG),
 
+    ioctl(kOffload, kPagemapScan),
     any(kOffload, "newfstatat"),
     any(kOffload, "fgetxattr"),
     rare("disks that are copied at a snapshot", ioctl(kOffload, FICLONE)),

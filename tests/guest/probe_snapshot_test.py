@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots of a guest that knows what it holds, from process to process, on this machine's KVM."""
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -14,10 +16,11 @@ import unittest
 SUPPORT = pathlib.Path(__file__).resolve().parents[1] / "support"
 sys.path.insert(0, str(SUPPORT))
 from probe_hold import HoldTest  # noqa: E402
-from vireo_process import TIMEOUT, reap, run, start  # noqa: E402
+from vireo_process import TIMEOUT, forbidding, reap, run, start  # noqa: E402
 
 LONG = "60000"  # a timer of that many ms does not come
 TIMER_MS = 1500
+IOCTL, PAGEMAP_SCAN = 16, 0xc0606610
 MISSING, DAMAGED, REFUSED, USAGE, HOST_FAILED = 66, 65, 1, 64, 71
 
 
@@ -111,9 +114,9 @@ class Snapshots(HoldTest):
             self.check()
             self.quit()
 
-    def test_memory_that_changes_while_it_is_saved(self):
-        """Each check writes all of it anew: what is restored is of one moment."""
-        self.start(f"{LONG} memory=24")
+    @contextlib.contextmanager
+    def checked_meanwhile(self):
+        """The guest is looked at again and again, and so writes all of its memory anew."""
         stop = threading.Event()
 
         def work():
@@ -122,12 +125,18 @@ class Snapshots(HoldTest):
         worker = threading.Thread(target=work)
         worker.start()
         try:
-            for number in range(6):
-                time.sleep(0.07 * number)
-                self.control("snapshot", self.directory / f"{number}.vsnap")
+            yield
         finally:
             stop.set()
             worker.join()
+
+    def test_memory_that_changes_while_it_is_saved(self):
+        """What is restored is of one moment."""
+        self.start(f"{LONG} memory=24")
+        with self.checked_meanwhile():
+            for number in range(6):
+                time.sleep(0.07 * number)
+                self.control("snapshot", self.directory / f"{number}.vsnap")
         self.quit()
         for number in range(6):
             self.begin("restore", self.directory / f"{number}.vsnap")
@@ -182,29 +191,20 @@ class Snapshots(HoldTest):
     def test_more_changes_than_the_limit_has(self):
         """A guest that never rests: it is told so, or stands still for it, or is waited for until it rests."""
         self.start(f"{LONG} memory=24")
-        stop = threading.Event()
-
-        def work():
-            while not stop.is_set():
-                self.check()
-        worker = threading.Thread(target=work)
-        worker.start()
-        try:
+        limits = ("--left", "4K", "--rounds", "1")
+        with self.checked_meanwhile():
             # Between two checks it rests: one of many finds it at work.
             for _ in range(100):
                 self.file.unlink(missing_ok=True)
-                ended = run("ctl", self.socket, "snapshot", self.file, "--left", "4K", "--rounds", "1", "--over", "refuse")
+                ended = run("ctl", self.socket, "snapshot", self.file, *limits, "--over", "refuse")
                 if ended.status != 0:
                     break
             self.assertEqual(ended.status, REFUSED, ended)
             self.assertIn("last of 1 rounds", ended.errors)
             self.assertFalse(self.file.exists())
-            self.control("snapshot", self.file, "--left", "4K", "--rounds", "1")
-            waiting = start("ctl", self.socket, "snapshot", self.file, "--left", "4K", "--rounds", "1", "--over", "wait")
+            self.control("snapshot", self.file, *limits)
+            waiting = start("ctl", self.socket, "snapshot", self.file, *limits, "--over", "wait")
             self.addCleanup(reap, waiting)
-        finally:
-            stop.set()
-            worker.join()
         self.assertEqual(waiting.wait(TIMEOUT), 0)
         self.check()
         self.quit()
@@ -228,11 +228,13 @@ class Snapshots(HoldTest):
         self.assertIn("vireo snapshot merge", ended.errors)
 
     def test_diffs_by_a_mapped_snapshot(self):
-        self.start(f"{LONG} memory=8")
-        self.control("snapshot", self.file, "--then", "stop")
-        self.process.communicate()
-        self.begin("restore", self.file)
-        self.chain(self.file, 3)
+        """Found by the kernel, and by a look at each page where it cannot."""
+        for others in ({}, {"preexec_fn": forbidding(IOCTL, errno.ENOTTY, {1: PAGEMAP_SCAN})}):
+            self.start(f"{LONG} memory=8")
+            self.control("snapshot", self.file, "--then", "stop")
+            self.process.communicate()
+            self.begin("restore", self.file, **others)
+            self.chain(self.file, 3)
 
     def test_a_diff_that_would_not_be_exact_is_refused(self):
         self.start(LONG)
@@ -263,7 +265,8 @@ class Snapshots(HoldTest):
         self.process.communicate()
         whole = self.file.read_bytes()
         # Found by the guest, and by the thread that saves memory.
-        for asks in (lambda: None, lambda: run("ctl", self.socket, "snapshot", self.directory / "other.vsnap")):
+        other = self.directory / "other.vsnap"
+        for asks in (lambda: None, lambda: run("ctl", self.socket, "snapshot", other)):
             self.file.write_bytes(whole)
             self.begin("restore", self.file)
             self.control("pause")

@@ -26,8 +26,8 @@ class HoldTest(unittest.TestCase):
         self.lines_to("probe: hold=ready")
         self.checks = 0
 
-    def begin(self, *arguments):
-        self.process = start(*arguments, "--control", self.socket)
+    def begin(self, *arguments, **others):
+        self.process = start(*arguments, "--control", self.socket, **others)
         self.addCleanup(reap, self.process)
         while not self.socket.exists() and self.process.poll() is None:
             time.sleep(0.01)
