@@ -89,11 +89,7 @@ Json drive_body(const CtlCommand& command) {
 }
 
 /// How the VM has the disk open, and so wants a new one.
-DiskFileOptions options_of(const std::string& config, const std::string& id) {
-  const Json json = Json::parse(config, nullptr, false);
-  const Json disks = json.is_object() && json.contains("config") && json["config"].contains("disk")
-                         ? json["config"]["disk"]
-                         : Json::array();
+DiskFileOptions options_of(const Json& disks, const std::string& id) {
   for (const Json& disk : disks) {
     if (disk.value("id", "") == id) {
       return {.writable = !disk.value("readonly", false), .direct = disk.value("direct", false)};
@@ -104,9 +100,9 @@ DiskFileOptions options_of(const std::string& config, const std::string& id) {
 
 /// Opens the file that the body names, and names it so that the VM's directory does not matter.
 Result<UniqueFd> open_new_file(const CtlCommand& command, Json& body) {
-  TRY_ASSIGN(const std::string config, ask_config(command.socket));
+  TRY_ASSIGN(const Json disks, ask_tables(command.socket, "disk"));
   const std::string path = body["path"].get<std::string>();
-  TRY_ASSIGN(UniqueFd file, open_image_file(path, options_of(config, command.argument)));
+  TRY_ASSIGN(UniqueFd file, open_image_file(path, options_of(disks, command.argument)));
   body["path"] = absolute_path(path);
   return file;
 }

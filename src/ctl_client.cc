@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include "src/base/ancillary_files.h"
 #include "src/base/unix_socket.h"
@@ -69,10 +70,17 @@ Result<CtlAnswer> ask(int fd, std::string_view method, std::string_view verb, st
   return answer;
 }
 
-Result<std::string> ask_config(const std::string& socket) {
+Result<nlohmann::ordered_json> ask_tables(const std::string& socket, const char* name) {
+  using Json = nlohmann::ordered_json;
   TRY_ASSIGN(const UniqueFd connection, connect_unix(socket));
-  TRY_ASSIGN(CtlAnswer answer, ask(connection.get(), "GET", "config", ""));
-  return std::move(answer.body);
+  TRY_ASSIGN(const CtlAnswer answer, ask(connection.get(), "GET", "config", ""));
+  if (!answer.ok()) {
+    return Json();
+  }
+  const Json json = Json::parse(answer.body, nullptr, false);
+  return json.is_object() && json.contains("config") && json["config"].contains(name)
+             ? json["config"][name]
+             : Json::array();
 }
 
 }  // namespace vireo

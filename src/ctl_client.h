@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "src/base/error.h"
 #include "src/base/fd.h"
 #include "src/http.h"
@@ -30,7 +32,8 @@ struct CtlAnswer {
 /// One request over an open connection, and its answer.
 Result<CtlAnswer> ask(int fd, std::string_view method, std::string_view verb, std::string_view body,
                       std::span<const int> files = {});
-/// What the VM's configuration is, as JSON; on a connection of its own.
-Result<std::string> ask_config(const std::string& socket);
+/// The tables of one name in the VM's configuration, such as "disk"; on a connection of its own.
+/// Null where the VM has ended meanwhile.
+Result<nlohmann::ordered_json> ask_tables(const std::string& socket, const char* name);
 
 }  // namespace vireo

@@ -29,23 +29,16 @@ using Json = nlohmann::ordered_json;
 constexpr mode_t kSnapshotMode = 0600;
 constexpr mode_t kDiskMode = 0644;
 
-/// The tables of that name in what `vireo ctl config` answers.
-Json tables(const std::string& config, const char* name) {
-  const Json json = Json::parse(config, nullptr, false);
-  return json.is_object() && json.contains("config") && json["config"].contains(name)
-             ? json["config"][name]
-             : Json::array();
-}
-
 Result<std::vector<std::string>> written_disks(const CtlCommand& command) {
-  TRY_ASSIGN(const std::string config, ask_config(command.socket));
+  TRY_ASSIGN(const Json disks, ask_tables(command.socket, "disk"));
+  TRY_ASSIGN(const Json volumes, ask_tables(command.socket, "volume"));
   std::vector<std::string> ids;
-  for (const Json& disk : tables(config, "disk")) {
+  for (const Json& disk : disks) {
     if (!disk.value("readonly", false)) {
       ids.push_back(disk.value("id", ""));
     }
   }
-  for (const Json& volume : tables(config, "volume")) {
+  for (const Json& volume : volumes) {
     ids.push_back(volume.value("id", ""));
   }
   return ids;
@@ -164,14 +157,13 @@ void CtlSnapshot::on_refusal() const {
     return;
   }
   // The snapshot may have failed when the VM had gone on upon its overlays already.
-  const Result<std::string> config = ask_config(command_->socket);
-  if (!config || config->empty()) {
-    return;
+  const Result<Json> used = ask_tables(command_->socket, "disk");
+  if (!used || used->is_null()) {
+    return;  // it may have ended upon them
   }
-  const Json used = tables(*config, "disk");
   for (const DiskFile& disk : disks_) {
     const bool in_use = std::ranges::any_of(
-        used, [&disk](const Json& table) { return table.value("overlay", "") == disk.path; });
+        *used, [&disk](const Json& table) { return table.value("overlay", "") == disk.path; });
     if (!in_use) {
       ::unlink(disk.path.c_str());
     }

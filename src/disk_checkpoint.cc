@@ -116,7 +116,6 @@ Result<> DiskCheckpoint::add_overlay(Part& part, UniqueFd file) const {
 }
 
 Result<> DiskCheckpoint::prepare() {
-  prepared_ = true;
   switch (mode_) {
     case DisksAtSnapshot::kNone:
       return {};
@@ -163,9 +162,6 @@ Result<> DiskCheckpoint::write_headers() {
 }
 
 Result<SavedDisks> DiskCheckpoint::take() {
-  if (!prepared_) {
-    TRY(prepare());
-  }
   if (mode_ == DisksAtSnapshot::kReflink) {
     TRY(clone_all());
   }

@@ -43,8 +43,8 @@ class DiskCheckpoint {
                                        DeviceSet& devices, const Config& config,
                                        const std::string& directory);
 
-  /// What takes long, while the machine runs: makes the overlays, and copies a first time, which
-  /// has the file system write what it holds back. Any thread.
+  /// What shortens take(), while the machine runs: has the file system write what it holds back.
+  /// Any thread.
   Result<> prepare();
   /// While vCPUs and devices stand still: what the snapshot is to know of the disks. Any thread.
   Result<SavedDisks> take();
@@ -80,7 +80,6 @@ class DiskCheckpoint {
   DisksAtSnapshot mode_;
   DeviceSet* devices_;
   std::vector<Part> parts_;
-  bool prepared_ = false;
 };
 
 }  // namespace vireo
