@@ -123,8 +123,8 @@ Result<> restore_reset_state(const KvmVm& vm, std::span<const int> vcpu_fds,
 Result<> save_kvm_state(const KvmVm& vm, std::span<const int> vcpu_fds, const CpuModel& model,
                         SnapshotWriter& writer);
 /// What vCPUs of a saved machine showed, without what `config` masks. Errors: kBadInput, with the
-/// names of the features that this host lacks.
-Result<std::unique_ptr<CpuModel>> restore_cpu_model(const KvmVm& vm, const CpuConfig& config,
+/// names of the features that this host lacks: `host` is make_cpu_model()'s.
+Result<std::unique_ptr<CpuModel>> restore_cpu_model(const CpuModel& host, const CpuConfig& config,
                                                     SnapshotReader& reader);
 /// The interrupt controllers and the clock as they were saved, the time since then added; before
 /// the vCPUs.

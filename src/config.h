@@ -130,6 +130,9 @@ std::string to_toml(const Config& config);
 /// The same as JSON.
 std::string to_json(const Config& config);
 
+/// The key of the first setting in which they differ, such as disk.0.path; empty: they do not.
+std::string first_difference(const Config& one, const Config& other);
+
 /// Whether the machine has a PCI bus with its virtio devices on it. Of transport = "auto": where a
 /// device has several queues, or there are more than interrupt lines.
 bool over_pci(const Config& config);

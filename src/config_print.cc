@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A configuration as TOML and as JSON, every default filled in.
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <map>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include "src/config.h"
 #include "src/toml.h"
@@ -283,6 +285,17 @@ std::string to_json(const Config& config) {
   std::ostringstream text;
   text << toml::json_formatter(to_table(config));
   return text.str();
+}
+
+std::string first_difference(const Config& one, const Config& other) {
+  using Json = nlohmann::json;
+  const Json differences = Json::diff(Json::parse(to_json(one)), Json::parse(to_json(other)));
+  if (differences.empty()) {
+    return {};
+  }
+  std::string key = differences.front()["path"].get<std::string>().substr(1);
+  std::ranges::replace(key, '/', '.');
+  return key;
 }
 
 }  // namespace vireo

@@ -184,6 +184,26 @@ void snapshot(Machine& machine, HttpRequest& request, const Done& done) {
   }
 }
 
+void load(Machine& machine, HttpRequest& request, const Done& done) {
+  const std::optional<Json> body = body_object(request, "path");
+  const bool named = body && body->contains("path");
+  if (!body || (named && !body->at("path").is_string()) || named == request.files.empty()) {
+    done(control_error(400,
+                       "wants {\"path\": \"/where/it/is.vsnap\"} with that file beside the "
+                       "request (SCM_RIGHTS), as vireo ctl sends it, or neither"));
+    return;
+  }
+  Result<> begun = machine.load(
+      named ? body->at("path").get<std::string>() : std::string(),
+      named ? std::move(request.files.back()) : UniqueFd(),
+      [&machine, done](const Result<>& loaded) {
+        done(loaded ? ok(state_json(machine)) : control_error(500, loaded.error().message()));
+      });
+  if (!begun) {
+    done(control_error(400, begun.error().message()));
+  }
+}
+
 struct Answer {
   std::string_view verb;
   void (*give)(Machine&, HttpRequest&, const Done&);
@@ -202,6 +222,7 @@ constexpr auto kAnswers = std::to_array<Answer>({
     {"nmi", nmi},
     {"drive", drive},
     {"snapshot", snapshot},
+    {"load", load},
 });
 static_assert(std::ranges::equal(kAnswers, manual::kVerbs, {}, &Answer::verb, &manual::Verb::name),
               "each verb has its answer, in the order of src/manual/verbs.h");
@@ -236,6 +257,10 @@ void answer_control(Machine& machine, HttpRequest& request, const Done& done) {
     ControlReply reply = control_error(405, fmt::format("wants {}", verb->method));
     reply.allow = verb->method;
     done(std::move(reply));
+    return;
+  }
+  if (machine.state() == MachineState::kStandby && !verb->in_standby) {
+    done(control_error(409, "the VM stands by; it wants its snapshot first (load)"));
     return;
   }
   const std::optional<Json> body = verb->takes_body ? Json::object() : body_object(request);

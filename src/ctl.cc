@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include <fcntl.h>
+
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
@@ -126,6 +128,10 @@ Result<Request> request_of(const CtlCommand& command) {
   if (command.verb == "snapshot") {
     TRY_ASSIGN(request.snapshot, CtlSnapshot::create(command));
     request.body = request.snapshot->body();
+  } else if (command.verb == "load" && !command.argument.empty()) {
+    TRY_ASSIGN(request.file, open_file(command.argument, O_RDONLY));
+    request.body = Json{{"path", absolute_path(command.argument)}}.dump(
+        -1, ' ', false, Json::error_handler_t::replace);
   } else if (!command.timeout.empty()) {
     request.body = Json{{"timeout", command.timeout}}.dump();
   } else if (command.verb == "drive") {
@@ -177,7 +183,7 @@ Result<> check_ctl_command(CtlCommand& ctl) {
   if (snapshot && ctl.argument.empty()) {
     return fail(ErrorCode::kUsage, "snapshot: wants the file that it becomes, such as web.vsnap");
   }
-  if (ctl.verb != "drive" && !snapshot && !ctl.argument.empty()) {
+  if (ctl.verb != "drive" && ctl.verb != "load" && !snapshot && !ctl.argument.empty()) {
     return fail(ErrorCode::kUsage, fmt::format("{}: the verb {} takes no argument",
                                                vireo::quoted(ctl.argument), ctl.verb));
   }

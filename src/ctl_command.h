@@ -10,7 +10,7 @@ struct CtlCommand {
   std::string socket;
   std::string verb;
   std::string timeout;     ///< of stop; empty: the VM's own
-  std::string argument;    ///< of drive: which; of snapshot: the file
+  std::string argument;    ///< of drive: which; of snapshot: the file; of load
   std::string settings;    ///< of drive: "size=20G,…"
   std::string then;        ///< of snapshot: resume, pause or stop
   std::string disks;       ///< of snapshot: what becomes of them

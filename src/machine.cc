@@ -14,8 +14,8 @@
 namespace vireo {
 
 std::string_view name_of(MachineState state) {
-  constexpr std::array<std::string_view, 6> kNames = {"starting", "running", "pausing",
-                                                      "paused",   "saving",  "stopping"};
+  constexpr std::array<std::string_view, 7> kNames = {"starting", "running",  "pausing", "paused",
+                                                      "saving",   "stopping", "standby"};
   return kNames.at(std::to_underlying(state));
 }
 
@@ -48,42 +48,9 @@ Result<int> Machine::run() {
     TRY(start_feeder());
   }
   signals_->start<Machine, &Machine::on_signal>(this);
-  devices_->start();
   supervisor_->start();
   supervisor_->status("starting");
-  Result<> served = start_vcpus();
-  if (served && restored_) {
-    served = restore_devices();
-  }
-  // Who asks for something finds a machine that can do it.
-  if (start_listener_) {
-    start_listener_();
-  }
-  if (served) {
-    set_state(MachineState::kRunning);
-    // Before, for a guest with the only processor would keep who waits for it waiting.
-    if (config_.ready.when == ReadyConfig::When::kStarted) {
-      saw_readiness();
-      become_ready();
-    } else {
-      ready_timer_->arm(config_.ready.timeout_ns);
-    }
-    // None waits for another thread on its way to the guest: a processor that others keep busy
-    // would cost milliseconds each time.
-    for (const auto& vcpu : vcpus_) {
-      vcpu->resume();
-    }
-    served = wait_for_vcpus();
-  }
-  if (served) {
-    served = start_pool();
-  }
-  if (served) {
-    if (!pause_waiters_.empty()) {
-      begin_pause();  // asked for while the devices began
-    }
-    served = reactor_->run();
-  }
+  Result<> served = serve();
   // A vCPU may be waiting for the reactor that has ended.
   reactor_->refuse_calls();
   stop_vcpus();
@@ -115,6 +82,47 @@ Result<int> Machine::run() {
     return std::unexpected(*failure_);
   }
   return exit_status();
+}
+
+/// From the first thread to the end of the guest.
+Result<> Machine::serve() {
+  TRY(start_vcpus());
+  if (standby_) {
+    TRY(wait_for_load());
+    if (end_.load() != End::kNone) {
+      return {};
+    }
+  }
+  devices_->start();
+  if (restored_) {
+    TRY(restore_devices());
+  }
+  // Who asks for something finds a machine that can do it.
+  if (const auto listener = std::exchange(start_listener_, nullptr)) {
+    listener();
+  }
+  set_state(MachineState::kRunning);
+  // Before, for a guest with the only processor would keep who waits for it waiting.
+  if (config_.ready.when == ReadyConfig::When::kStarted) {
+    saw_readiness();
+    become_ready();
+  } else {
+    ready_timer_->arm(config_.ready.timeout_ns);
+  }
+  // None waits for another thread on its way to the guest: a processor that others keep busy
+  // would cost milliseconds each time.
+  for (const auto& vcpu : vcpus_) {
+    vcpu->resume();
+  }
+  TRY(wait_for_vcpus());
+  if (const LoadDone done = std::exchange(load_done_, nullptr)) {
+    done({});
+  }
+  TRY(start_pool());
+  if (!pause_waiters_.empty()) {
+    begin_pause();  // asked for while the devices began
+  }
+  return reactor_->run();
 }
 
 Result<> Machine::start_vcpus() {
@@ -224,7 +232,7 @@ void Machine::mark(std::uint8_t number) {
 }
 
 void Machine::vcpu_ended(unsigned index, VcpuEnd how, const std::string& what) {
-  log_error("kvm", "vCPU {}: {}", index, what);
+  log_error("kvm", "vCPU {}: {}", index, how == VcpuEnd::kHostMemory ? lost_page_ : what);
   end(how == VcpuEnd::kHostMemory ? End::kHostMemory : End::kCrash);
 }
 

@@ -39,6 +39,7 @@
 #include "src/report_file.h"
 #include "src/restore.h"
 #include "src/sandbox.h"
+#include "src/saved_disks.h"
 #include "src/snapshot_job.h"
 #include "src/supervisor.h"
 #include "src/timeline.h"
@@ -55,7 +56,8 @@ enum class MachineState : std::uint8_t {
   kPausing,
   kPaused,
   kSaving,
-  kStopping
+  kStopping,
+  kStandby,  // waits for a snapshot
 };
 /// "running" and so on, as status and events have it.
 std::string_view name_of(MachineState state);
@@ -79,6 +81,7 @@ struct SnapshotReport {
   std::uint64_t pause_ns = 0;    ///< the guest stood still for so long
 };
 using SnapshotDone = std::function<void(const Result<SnapshotReport>&)>;
+using LoadDone = std::function<void(const Result<>&)>;
 
 class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextListener {
  public:
@@ -94,6 +97,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   /// `source`, which is not needed any more.
   static Result<std::unique_ptr<Machine>> restore(const Config& config, RestoreSource source,
                                                   Timeline& timeline);
+  /// A machine that has all but a guest: run() waits for load().
+  static Result<std::unique_ptr<Machine>> stand_by(PreparedMachine prepared, Timeline& timeline);
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
   ~Machine() override;
@@ -119,6 +124,10 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   /// Saves the machine into a file, which is on its disk when `done` runs; the machine's end drops
   /// it. A machine that was paused stays so. Errors: kConfig where it cannot be now.
   Result<> snapshot(SnapshotRequest request, SnapshotDone done);
+  /// The machine that stands by goes on as the one in `file`, which errors call `path`; without a
+  /// file, as the one that it was prepared from. `done` runs when the guest does, or when that came
+  /// to nothing, which ends the machine. Errors: what is wrong with the file; it stands by still.
+  Result<> load(std::string path, UniqueFd file, LoadDone done);
   /// The guest's power button, and an orderly end of the process when it has not shut down after
   /// `timeout_ns`. A second call does not wait for the guest.
   void stop(std::uint64_t timeout_ns);
@@ -189,13 +198,16 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> create_vcpus();
   Result<> setup_vcpus();
   Result<> restore_state(RestoreSource& source);
-  Result<> check_disks_of(const RestoreSource& source) const;
+  Result<> check_disks_of(const RestoreSource& source, std::span<const WrittenDisk> disks) const;
   Result<> restore_devices();
+  Result<> wait_for_load();
+  Result<> take_over(RestoreSource& source);
   bool counts_exits() const;
   arch::CpuConfig cpu_config() const;
   Result<EntryPoint> write_tables();
   Result<> setup_boot_vcpu(const EntryPoint& entry);
   SandboxPaths sandbox_paths(std::span<const int> further) const;
+  Result<> serve();
   Result<> start_vcpus();
   Result<> wait_for_vcpus();
   Result<> start_pool();
@@ -237,6 +249,14 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   // ReadyTextListener, on vCPU threads.
   void ready_text_seen() override { saw_readiness(); }
 
+  /// What a machine has while it stands by.
+  struct Standby {
+    PreparedMachine prepared;
+    std::vector<WrittenDisk> disks;
+    Result<UniqueFd> userfaultfd;
+    bool loaded = false;
+  };
+
   Config config_;
   Timeline& timeline_;
   Events events_;
@@ -267,6 +287,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::vector<std::function<void()>> pause_waiters_;
   std::function<void()> start_listener_;
   std::function<void()> end_listener_;
+  std::unique_ptr<Standby> standby_;  // until it has its snapshot
+  LoadDone load_done_;
   // What a diff can go by: the log goes on since …, memory was mapped from …, and since then these
   // were taken.
   std::optional<SnapshotUuid> last_snapshot_;

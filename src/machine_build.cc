@@ -121,11 +121,12 @@ Result<> Machine::create_vm(RestoreSource* source) {
                               format_size(config_.machine.memory_bytes), bits));
     }
   }
-  const bool maps = source != nullptr && source->memory == MemoryMode::kMap;
+  const RestoreSource* const known = standby_ ? &standby_->prepared.first : source;
+  const bool maps = known != nullptr && known->memory == MemoryMode::kMap;
   TRY_ASSIGN(memory_, GuestMemory::create(ranges, {.huge_pages = config_.machine.huge_pages,
                                                    .mergeable = config_.machine.mergeable,
                                                    .prefault = config_.machine.prefault && !maps}));
-  lost_page_ = lost_page_text(maps ? source->path : std::string());
+  lost_page_ = lost_page_text(maps ? known->path : std::string());
   TRY(watch_bus_errors(*memory_, lost_page_, restore_terminal));
   if (!config_.control_path.empty()) {
     changes_ = std::make_unique<ChangeLog>(*vm_, *memory_);
@@ -218,7 +219,6 @@ Result<> Machine::create_vcpus() {
                                .mmio = devices_->mmio(),
                                .observer = *this,
                                .phase = phase_,
-                               .lost_page = lost_page_,
                                .count_exits = counts_exits()};
   if (profile_) {
     TRY(arch::report_unknown_msrs(*vm_));
@@ -293,7 +293,7 @@ SandboxPaths Machine::sandbox_paths(std::span<const int> further) const {
 
 Result<> Machine::seal(std::span<const int> further_directories) {
   devices_->freeze();
-  if (!reset_state_) {
+  if (config_.machine.on_reboot != OnReboot::kRestart) {
     boot_.reset();
   }
   // What loading the kernel and filling its cache took would else stay on the heap, freed.

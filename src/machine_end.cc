@@ -34,6 +34,10 @@ void Machine::stop(std::uint64_t timeout_ns) {
     end(End::kStopped);
     return;
   }
+  if (state_ == MachineState::kStandby) {
+    end(End::kStopped);  // there is no guest yet
+    return;
+  }
   stop_timeout_ns_ = timeout_ns;
   if (snapshot_ != nullptr && state_ != MachineState::kRunning && state_ != MachineState::kPaused) {
     stop_after_snapshot_ = true;  // a machine that is being saved stands still

@@ -31,7 +31,8 @@ Result<> Machine::read_memory(RestoreSource& source) {
   TRY_ASSIGN(MemoryLayer layer, layer_of(snapshot, source.file.get()));
   if (source.memory == MemoryMode::kFill) {
     std::string way;
-    Result<UniqueFd> userfaultfd = open_userfaultfd(way);
+    Result<UniqueFd> userfaultfd =
+        standby_ ? std::move(standby_->userfaultfd) : open_userfaultfd(way);
     if (userfaultfd) {
       TRY_ASSIGN(feeder_, PageFeeder::create(std::move(*userfaultfd), *memory_, std::move(layer),
                                              std::move(source.file), source.path));

@@ -108,6 +108,12 @@ Result<int> run_restored(const RestoreCommand& command, Timeline& timeline) {
   TRY_ASSIGN(RestoreSource source, open_snapshot(command));
   TRY_ASSIGN(const Config config, restored_config(source, command));
   timeline.record(Step::kConfigParsed);
+  if (command.standby) {
+    return run_machine(config, [&] {
+      return Machine::stand_by({.first = std::move(source), .command = command, .config = config},
+                               timeline);
+    });
+  }
   return run_machine(config, [&] { return Machine::restore(config, std::move(source), timeline); });
 }
 

@@ -214,6 +214,10 @@ Result<Invocation> parse_restore(const manual::Command& command,
     if (app.count(option.name) == 0) {
       continue;
     }
+    if (std::string_view(option.name) == "--standby") {
+      restore.standby = true;
+      continue;
+    }
     if (option.key == nullptr) {
       (std::string_view(option.name) == "--memory" ? restore.memory : stale) = value.text;
       continue;
@@ -236,6 +240,13 @@ Result<Invocation> parse_restore(const manual::Command& command,
       restore.memory != "copy") {
     return fail(ErrorCode::kUsage, fmt::format("--memory: {}: wants map, fill or copy",
                                                vireo::quoted(restore.memory)));
+  }
+  const auto is_control = [](const RestoreCommand::Change& change) {
+    return change.key == "control.path";
+  };
+  if (restore.standby && std::ranges::none_of(restore.changes, is_control)) {
+    return fail(ErrorCode::kUsage,
+                "--standby: wants --control, over which it is told its snapshot");
   }
   return invocation;
 }

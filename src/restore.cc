@@ -138,6 +138,11 @@ bool gives(const RestoreCommand& command, const std::string& id, std::string_vie
   });
 }
 
+/// Whether its overlay has what the guest has written.
+bool keeps_overlay(const SavedDisks::Disk& disk) {
+  return disk.overlay && !disk.frozen;
+}
+
 /// Those that the command line names: at another place, or as they are.
 Result<> accept_disks(const Config& config, const SavedDisks& saved, const RestoreCommand& command,
                       RestoreSource& source) {
@@ -150,19 +155,22 @@ Result<> accept_disks(const Config& config, const SavedDisks& saved, const Resto
     source.accepted_disks.push_back(id);
   }
   for (const SavedDisks::Disk& disk : saved.disks) {
-    const bool other_path = gives(command, disk.id, "path");
-    if (other_path) {
+    // An overlay over one that is frozen leaves it as it is, which is looked at.
+    if (gives(command, disk.id, "path") ||
+        (keeps_overlay(disk) && gives(command, disk.id, "overlay"))) {
       source.accepted_disks.push_back(disk.id);
     }
-    if (!disk.overlay || disk.frozen) {
-      continue;  // an overlay over it leaves it as it is, which is looked at
-    }
-    if (gives(command, disk.id, "overlay")) {
-      source.accepted_disks.push_back(disk.id);
-    }
+  }
+  return {};
+}
+
+/// One that is gone would be made anew, without what the guest has written.
+Result<> check_overlays(const Config& config, const SavedDisks& saved,
+                        const RestoreCommand& command) {
+  for (const SavedDisks::Disk& disk : saved.disks) {
     const auto table = std::ranges::find(config.disks, disk.id, &DiskConfig::id);
-    if (!other_path && table != config.disks.end() && !is_inherited(table->overlay) &&
-        ::access(table->overlay.c_str(), F_OK) < 0) {
+    if (keeps_overlay(disk) && !gives(command, disk.id, "path") && table != config.disks.end() &&
+        !is_inherited(table->overlay) && ::access(table->overlay.c_str(), F_OK) < 0) {
       return fail(ErrorCode::kMissingInput,
                   fmt::format("disk {}: the overlay with what the guest has written is not at {}; "
                               "wants its place (--disk id={},overlay=PATH)",
@@ -172,12 +180,71 @@ Result<> accept_disks(const Config& config, const SavedDisks& saved, const Resto
   return {};
 }
 
+/// What a snapshot says of its machine and its disks.
+struct Saved {
+  SavedMachine machine;
+  SavedDisks disks;
+};
+
+Result<Saved> read_saved(const RestoreSource& source) {
+  Saved saved;
+  TRY_ASSIGN(SnapshotReader reader, SnapshotReader::create(source.snapshot.sections()));
+  TRY_ASSIGN(saved.machine, reader.take<SavedMachine>(0));
+  TRY_ASSIGN(saved.disks, reader.take<SavedDisks>(0));
+  return saved;
+}
+
+/// The machine with the changes of the command line.
+Result<Config> changed_config(const RestoreSource& source, const SavedMachine& machine,
+                              const RestoreCommand& command) {
+  auto config = config_of(machine);
+  if (!config) {
+    return in_file(source, std::move(config).error());
+  }
+  TRY(forget_descriptors(*config));
+  for (const RestoreCommand::Change& change : command.changes) {
+    TRY(apply(*config, change));
+  }
+  config->log.name = config->name;
+  if (Result<> same = check_memory_map(machine, *config); !same) {
+    return in_file(source, std::move(same).error());
+  }
+  return config;
+}
+
+/// How memory comes out of it.
+Result<> choose_memory(const Config& config, const RestoreCommand& command, RestoreSource& source) {
+  const bool reserved =
+      config.machine.huge_pages == HugePages::k2M || config.machine.huge_pages == HugePages::k1G;
+  const bool compressed = source.snapshot.facts().compressed;
+  if (command.memory == "map" && (reserved || compressed)) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("--memory: \"map\" has the pages of the snapshot's file, and {}",
+                            compressed ? "this one is compressed; wants \"fill\" or \"copy\""
+                                       : "machine.hugepages of this VM wants others; wants "
+                                         "\"copy\""));
+  }
+  // Pages that are there before the guest runs are not brought while it does.
+  const bool at_once = reserved || config.machine.prefault;
+  if (command.memory == "copy" || reserved) {
+    source.memory = MemoryMode::kCopy;
+  } else if (command.memory == "fill" || compressed) {
+    source.memory = at_once ? MemoryMode::kCopy : MemoryMode::kFill;
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<RestoreSource> open_snapshot(const RestoreCommand& command) {
+  TRY_ASSIGN(UniqueFd file, open_path(command.snapshot, O_RDONLY));
+  return read_snapshot(command.snapshot, std::move(file));
+}
+
+Result<RestoreSource> read_snapshot(std::string path, UniqueFd file) {
   RestoreSource source;
-  source.path = command.snapshot;
-  TRY_ASSIGN(source.file, open_path(command.snapshot, O_RDONLY));
+  source.path = std::move(path);
+  source.file = std::move(file);
   auto snapshot = SnapshotFile::read(source.file.get());
   if (!snapshot) {
     return in_file(source, std::move(snapshot).error());
@@ -197,51 +264,46 @@ Result<RestoreSource> open_snapshot(const RestoreCommand& command) {
 }
 
 Result<Config> restored_config(RestoreSource& source, const RestoreCommand& command) {
-  auto reader = SnapshotReader::create(source.snapshot.sections());
-  if (!reader) {
-    return in_file(source, std::move(reader).error());
+  auto saved = read_saved(source);
+  if (!saved) {
+    return in_file(source, std::move(saved).error());
   }
-  auto machine = reader->take<SavedMachine>(0);
-  if (!machine) {
-    return in_file(source, std::move(machine).error());
+  TRY_ASSIGN(Config config, changed_config(source, saved->machine, command));
+  TRY(accept_disks(config, saved->disks, command, source));
+  TRY(check_overlays(config, saved->disks, command));
+  TRY(check_frozen(saved->disks, config, source.accepted_disks));
+  TRY(refuse_forgotten(config));
+  TRY(validate(config));
+  TRY(choose_memory(config, command, source));
+  return config;
+}
+
+Result<Config> config_in_standby(RestoreSource& source, const PreparedMachine& prepared) {
+  auto saved = read_saved(source);
+  if (!saved) {
+    return in_file(source, std::move(saved).error());
   }
-  auto config = config_of(*machine);
-  if (!config) {
-    return in_file(source, std::move(config).error());
+  auto first = read_saved(prepared.first);
+  if (!first) {
+    return in_file(prepared.first, std::move(first).error());
   }
-  TRY(forget_descriptors(*config));
-  for (const RestoreCommand::Change& change : command.changes) {
-    TRY(apply(*config, change));
+  Config config = prepared.config;
+  // Most are the very same, and reading a configuration is what would take longest here.
+  if (saved->machine.config != first->machine.config) {
+    TRY_ASSIGN(config, changed_config(source, saved->machine, prepared.command));
+    Config wanted = prepared.config;
+    wanted.machine.uuid = config.machine.uuid;
+    config.name = wanted.name;
+    if (const std::string key = first_difference(config, wanted); !key.empty()) {
+      return fail(ErrorCode::kConfig,
+                  fmt::format("{}: has another {} than {}, from which this VM was prepared; wants "
+                              "one that was prepared from its like",
+                              source.path, key, prepared.first.path));
+    }
   }
-  config->log.name = config->name;
-  if (Result<> same = check_memory_map(*machine, *config); !same) {
-    return in_file(source, std::move(same).error());
-  }
-  auto disks = reader->take<SavedDisks>(0);
-  if (!disks) {
-    return in_file(source, std::move(disks).error());
-  }
-  TRY(accept_disks(*config, *disks, command, source));
-  TRY(check_frozen(*disks, *config, source.accepted_disks));
-  TRY(refuse_forgotten(*config));
-  TRY(validate(*config));
-  const bool reserved =
-      config->machine.huge_pages == HugePages::k2M || config->machine.huge_pages == HugePages::k1G;
-  const bool compressed = source.snapshot.facts().compressed;
-  if (command.memory == "map" && (reserved || compressed)) {
-    return fail(ErrorCode::kUsage,
-                fmt::format("--memory: \"map\" has the pages of the snapshot's file, and {}",
-                            compressed ? "this one is compressed; wants \"fill\" or \"copy\""
-                                       : "machine.hugepages of this VM wants others; wants "
-                                         "\"copy\""));
-  }
-  // Pages that are there before the guest runs are not brought while it does.
-  const bool at_once = reserved || config->machine.prefault;
-  if (command.memory == "copy" || reserved) {
-    source.memory = MemoryMode::kCopy;
-  } else if (command.memory == "fill" || compressed) {
-    source.memory = at_once ? MemoryMode::kCopy : MemoryMode::kFill;
-  }
+  TRY(accept_disks(config, saved->disks, prepared.command, source));
+  TRY(check_frozen(saved->disks, config, source.accepted_disks));
+  TRY(choose_memory(config, prepared.command, source));
   return config;
 }
 

@@ -28,7 +28,8 @@ struct RestoreCommand {
     std::string text;
   };
   std::string snapshot;
-  std::string memory;  ///< "map", "fill", "copy", or empty: as the machine's memory wants it
+  std::string memory;    ///< "map", "fill", "copy", or empty: as the machine's memory wants it
+  bool standby = false;  ///< the machine waits to be told which snapshot of its kind it becomes
   std::vector<Change> changes;
   std::vector<std::string> stale_disks;  ///< ids of those that are taken as they are
 };
@@ -44,8 +45,21 @@ struct RestoreSource {
 /// Opens the file, and reads all of it but memory. Errors begin with its path: kMissingInput,
 /// kPermission, kBadInput.
 Result<RestoreSource> open_snapshot(const RestoreCommand& command);
+/// The same of a file that is open.
+Result<RestoreSource> read_snapshot(std::string path, UniqueFd file);
 
 /// The machine that it has, with the changes. Errors: kBadInput, kUsage, kConfig.
 Result<Config> restored_config(RestoreSource& source, const RestoreCommand& command);
+
+/// What stands by for a snapshot of its kind: `config`, which restored_config() made of `first`.
+struct PreparedMachine {
+  RestoreSource first;
+  RestoreCommand command;
+  Config config;
+};
+
+/// The configuration of `source`, which is that of the machine that stands by but for its UUID; the
+/// VM keeps its name. Opens nothing. Errors: kBadInput, kUsage, kConfig, with what is another one.
+Result<Config> config_in_standby(RestoreSource& source, const PreparedMachine& prepared);
 
 }  // namespace vireo

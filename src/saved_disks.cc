@@ -36,12 +36,6 @@ std::uint64_t generation_of(int file) {
   return generation;
 }
 
-/// What is below an overlay that was made for this machine has to be as it was, or else what is
-/// written.
-int file_that_was(const OpenDisk& disk) {
-  return disk.fresh ? disk.disk->base_file() : disk.disk->written_file();
-}
-
 }  // namespace
 
 Result<SavedDisks::Disk> save_disk(const std::string& id, int file) {
@@ -107,11 +101,22 @@ Result<> check_frozen(const SavedDisks& saved, const Config& config,
   return {};
 }
 
-Result<> check_disks(const SavedDisks& saved, std::span<const OpenDisk> disks,
-                     std::span<const std::string> accepted) {
+std::vector<WrittenDisk> written_disks(std::span<const OpenDisk> disks) {
+  std::vector<WrittenDisk> written;
   for (const OpenDisk& disk : disks) {
-    const std::string& id = disk.settings.id;
-    if (disk.settings.readonly || std::ranges::find(accepted, id) != accepted.end()) {
+    if (!disk.settings.readonly) {
+      // What is below an overlay that was made now has to be as it was, or else what is written.
+      written.push_back({.id = disk.settings.id,
+                         .file = disk.fresh ? disk.disk->base_file() : disk.disk->written_file()});
+    }
+  }
+  return written;
+}
+
+Result<> check_disks(const SavedDisks& saved, std::span<const WrittenDisk> disks,
+                     std::span<const std::string> accepted) {
+  for (const auto& [id, file] : disks) {
+    if (std::ranges::find(accepted, id) != accepted.end()) {
       continue;
     }
     const auto before = std::ranges::find(saved.disks, id, &SavedDisks::Disk::id);
@@ -119,7 +124,7 @@ Result<> check_disks(const SavedDisks& saved, std::span<const OpenDisk> disks,
       return std::unexpected(
           section_error(SavedDisks::kTag, 0, fmt::format("does not know disk {}", id)));
     }
-    TRY_ASSIGN(const SavedDisks::Disk now, save_disk(id, file_that_was(disk)));
+    TRY_ASSIGN(const SavedDisks::Disk now, save_disk(id, file));
     if (const std::string_view what = difference(*before, now); !what.empty()) {
       return fail(
           ErrorCode::kBadInput,

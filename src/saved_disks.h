@@ -57,9 +57,16 @@ void advance_generation(int file);
 Result<> check_frozen(const SavedDisks& saved, const Config& config,
                       std::span<const std::string> accepted);
 
+/// A disk that the machine writes, and the file that has to be as it was; the disk owns that.
+struct WrittenDisk {
+  std::string id;
+  int file = -1;
+};
+std::vector<WrittenDisk> written_disks(std::span<const OpenDisk> disks);
+
 /// Whether `disks` are as they were saved, but for those of `accepted`. Errors: kBadInput, with the
 /// disk's id and what can be done.
-Result<> check_disks(const SavedDisks& saved, std::span<const OpenDisk> disks,
+Result<> check_disks(const SavedDisks& saved, std::span<const WrittenDisk> disks,
                      std::span<const std::string> accepted);
 
 }  // namespace vireo

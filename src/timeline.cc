@@ -16,9 +16,9 @@ namespace vireo {
 
 namespace {
 
-constexpr std::array kStepNames = {"process_start", "config_parsed", "kvm_ready",
-                                   "memory_ready",  "kernel_loaded", "devices_ready",
-                                   "first_entry",   "ready",         "end"};
+constexpr std::array kStepNames = {
+    "process_start", "config_parsed", "kvm_ready",   "memory_ready", "kernel_loaded",
+    "devices_ready", "load",          "first_entry", "ready",        "end"};
 
 }  // namespace
 

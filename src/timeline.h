@@ -20,6 +20,7 @@ enum class Step : std::uint8_t {
   kMemoryReady,
   kKernelLoaded,
   kDevicesReady,
+  kLoad,
   kFirstEntry,
   kReady,
   kEnd,
@@ -52,7 +53,7 @@ class Timeline {
     std::uint8_t number = 0;
     std::atomic<bool> valid = false;
   };
-  static constexpr std::size_t kStepCount = 9;
+  static constexpr std::size_t kStepCount = 10;
   static constexpr std::size_t kMarksMax = 256;
 
   static Moment now();

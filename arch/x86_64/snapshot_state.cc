@@ -90,13 +90,12 @@ Result<> save_kvm_state(const KvmVm& vm, std::span<const int> vcpu_fds, const Cp
   return {};
 }
 
-Result<std::unique_ptr<CpuModel>> restore_cpu_model(const KvmVm& vm, const CpuConfig& config,
+Result<std::unique_ptr<CpuModel>> restore_cpu_model(const CpuModel& host, const CpuConfig& config,
                                                     SnapshotReader& reader) {
   TRY_ASSIGN(const CpuidState state, reader.take<CpuidState>(0));
-  TRY_ASSIGN(const std::unique_ptr<CpuModel> host, make_cpu_model(vm, config));
   CpuidTable table = table_of(state);
   mask_features(table, config.features);
-  TRY(check_features(table, table_of(*host)));
+  TRY(check_features(table, table_of(host)));
   return make_cpu_model(std::move(table), config.topology);
 }
 

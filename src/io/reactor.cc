@@ -59,7 +59,9 @@ bool Reactor::serve_until(Done done, std::uint64_t limit_ns) {
     bool expired = false;
   } expiry;
   limit.bind<Expiry, &Expiry::expire>(&expiry);
-  limit.arm(limit_ns);
+  if (limit_ns != kNoLimit) {
+    limit.arm(limit_ns);
+  }
   const auto finished = [&] { return done(limit.in_flight() ? 1U : 0U); };
   while (!finished() && !expiry.expired &&
          turn(posted_.load(std::memory_order_acquire) == nullptr)) {

@@ -107,6 +107,7 @@ class Reactor {
   Result<> start();
   /// Serves completions and tasks until stop(). An error means that io_uring itself failed.
   Result<> run();
+  static constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
   /// Serves completions and tasks until `done` says so. Gives up after `limit_ns` and says false.
   bool run_until(const std::function<bool()>& done, std::uint64_t limit_ns);
   /// Serves completions and tasks until no Op but the reactor's own is in flight and no task waits;

@@ -212,7 +212,7 @@ bool Vcpu::run_once() {
         return true;
       case EFAULT:
       case EHWPOISON:
-        end(VcpuEnd::kHostMemory, context_.lost_page);
+        end(VcpuEnd::kHostMemory, Error::from_errno(error, "KVM_RUN").message());
         return false;
       default:
         end(VcpuEnd::kKvmError, Error::from_errno(error, "KVM_RUN").message());

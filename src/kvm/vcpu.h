@@ -58,8 +58,6 @@ struct VcpuContext {
   VcpuObserver& observer;
   /// Guest marks so far: the phase under which the exit profile counts.
   const std::atomic<std::uint32_t>& phase;
-  /// The line for a page of guest memory that the host cannot give.
-  std::string lost_page;
   /// Count exits and their time.
   bool count_exits = false;
 };

@@ -30,7 +30,7 @@ inline constexpr auto kStatusFields = std::to_array<Field>({
     {"namespace", "string", "namespace of the configuration, or empty."},
     {"labels", "object", "labels of the configuration."},
     {"labels.NAME", "string", "One of them.", true},
-    {"state", "string", "starting, running, pausing, paused, saving or stopping."},
+    {"state", "string", "starting, standby, running, pausing, paused, saving or stopping."},
     {"ready", "boolean", "Whether ready.when has happened."},
     {"pid", "integer", "The process id."},
     {"uptime_us", "integer", "Microseconds since the process started."},
@@ -184,12 +184,18 @@ inline constexpr auto kSnapshotDoneFields = std::to_array<Field>({
     {"data_bytes", "integer", "Guest memory in the file."},
     {"pause_us", "integer", "Microseconds for which the guest stood still."},
 });
+inline constexpr auto kLoadFields = std::to_array<Field>({
+    {"path", "string",
+     "What the file beside the request is called in messages. Without it, and without a file, the "
+     "snapshot is the one that the VM was prepared from.",
+     true},
+});
 inline constexpr auto kTimelineFields = std::to_array<Field>({
     kVersion,
     {"steps", "array", "What was reached, in the order of time."},
     {"steps[].name", "string",
      "process_start, config_parsed, kvm_ready, memory_ready, kernel_loaded, devices_ready, "
-     "first_entry, ready, end, or guest_mark:N for a byte N that the guest wrote."},
+     "load, first_entry, ready, end, or guest_mark:N for a byte N that the guest wrote."},
     {"steps[].at_us", "integer", "Microseconds since the process started."},
     {"steps[].cpu_us", "integer", "CPU time of the process until then."},
 });
@@ -264,23 +270,15 @@ struct Object {
 };
 
 inline constexpr auto kObjects = std::to_array<Object>({
-    {"error", kErrorFields},
-    {"status", kStatusFields},
-    {"config", kConfigFields},
-    {"stats", kStatsFields},
-    {"metrics", kMetricsFields},
-    {"events", kEventFields},
-    {"state", kStateFields},
-    {"stop", kStopFields},
-    {"drive", kDriveFields},
-    {"drive_state", kDriveStateFields},
-    {"snapshot", kSnapshotFields},
-    {"snapshot_done", kSnapshotDoneFields},
-    {"timeline", kTimelineFields},
-    {"profile", kProfileFields},
-    {"doctor", kDoctorFields},
-    {"disk", kDiskFields},
-    {"snapshot_info", kSnapshotInfoFields},
+    {"error", kErrorFields},       {"status", kStatusFields},
+    {"config", kConfigFields},     {"stats", kStatsFields},
+    {"metrics", kMetricsFields},   {"events", kEventFields},
+    {"state", kStateFields},       {"stop", kStopFields},
+    {"drive", kDriveFields},       {"drive_state", kDriveStateFields},
+    {"snapshot", kSnapshotFields}, {"snapshot_done", kSnapshotDoneFields},
+    {"load", kLoadFields},         {"timeline", kTimelineFields},
+    {"profile", kProfileFields},   {"doctor", kDoctorFields},
+    {"disk", kDiskFields},         {"snapshot_info", kSnapshotInfoFields},
     {"log", kLogFields},
 });
 

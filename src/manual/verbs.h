@@ -14,25 +14,40 @@ struct Verb {
   std::string_view help;
   bool ends_vm = false;
   bool takes_body = false;  ///< a JSON object; else the request has none
+  bool in_standby = false;  ///< a VM that stands by does it too
 };
 
 inline constexpr auto kVerbs = std::to_array<Verb>({
-    {"status", "GET", "state, readiness, size, uptime"},
-    {"config", "GET", "the resolved configuration"},
-    {"stats", "GET", "exits by reason, port and register with their time; KVM's own counters"},
-    {"metrics", "GET", "the numbers for monitoring (over HTTP also as OpenMetrics text)"},
-    {"events", "GET", "what happens to the VM, as it happens, until it ends"},
+    {.name = "status",
+     .method = "GET",
+     .help = "state, readiness, size, uptime",
+     .in_standby = true},
+    {.name = "config", .method = "GET", .help = "the resolved configuration", .in_standby = true},
+    {.name = "stats",
+     .method = "GET",
+     .help = "exits by reason, port and register with their time; KVM's own counters",
+     .in_standby = true},
+    {.name = "metrics",
+     .method = "GET",
+     .help = "the numbers for monitoring (over HTTP also as OpenMetrics text)",
+     .in_standby = true},
+    {.name = "events",
+     .method = "GET",
+     .help = "what happens to the VM, as it happens, until it ends",
+     .in_standby = true},
     {"pause", "POST", "stops every vCPU between two instructions"},
     {"resume", "POST", "lets a paused VM go on"},
     {.name = "stop",
      .method = "POST",
      .help = "presses the power button, waits for the end; --timeout 10s",
      .ends_vm = true,
-     .takes_body = true},
+     .takes_body = true,
+     .in_standby = true},
     {.name = "kill",
      .method = "POST",
      .help = "ends the VM without asking the guest",
-     .ends_vm = true},
+     .ends_vm = true,
+     .in_standby = true},
     {"ctrl-alt-del", "POST", "presses the three keys: most guests reboot"},
     {"nmi", "POST", "a non-maskable interrupt for every vCPU"},
     {.name = "drive",
@@ -43,6 +58,11 @@ inline constexpr auto kVerbs = std::to_array<Verb>({
      .method = "POST",
      .help = "PATH: the whole machine into a file; --then resume|stop, --disks freeze|reflink|none",
      .takes_body = true},
+    {.name = "load",
+     .method = "POST",
+     .help = "[PATH]: a VM that stands by goes on as that snapshot, or as its own",
+     .takes_body = true,
+     .in_standby = true},
 });
 
 }  // namespace vireo::manual

@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include <sched.h>
 #include <zstd.h>
 
 #include <fmt/core.h>
@@ -24,6 +25,14 @@ constexpr std::size_t kThreadsMax = 16;
 
 std::unexpected<Error> damaged(const std::string& what) {
   return fail(ErrorCode::kBadInput, what + ": is damaged: its checksum is another one");
+}
+
+/// By a system call alone: a process in its sandbox reaches no files.
+std::size_t usable_processors() {
+  cpu_set_t set = {};
+  // More than it has room for are more than are of use here.
+  return ::sched_getaffinity(0, sizeof(set), &set) == 0 ? static_cast<std::size_t>(CPU_COUNT(&set))
+                                                        : kThreadsMax;
 }
 
 }  // namespace
@@ -149,8 +158,7 @@ Result<> in_parallel(std::size_t pieces, const std::function<PieceWork()>& make)
       ended = true;
     }
   };
-  const std::size_t most =
-      std::min({pieces, kThreadsMax, std::size_t{std::thread::hardware_concurrency()}});
+  const std::size_t most = std::min({pieces, kThreadsMax, usable_processors()});
   std::vector<std::thread> threads;
   try {
     while (threads.size() + 1 < most) {

@@ -215,6 +215,13 @@ inline constexpr auto kRules = std::to_array<Rule>({
     equal(kStart, "prctl", 0, PR_SET_NAME),
     any(kStart, "seccomp"),
 
+    // A VM that stood by becomes a snapshot, beside what a restart asks of KVM.
+    ioctl(kStart, KVM_SET_CPUID2),
+    rare("a snapshot from a host with another clock", ioctl(kStart, KVM_SET_TSC_KHZ)),
+    ioctl(kStart, KVM_SET_CLOCK),
+    rare("userfaultfd is to be had", ioctl(kStart, UFFDIO_API)),
+    rare("userfaultfd is to be had", ioctl(kStart, UFFDIO_REGISTER)),
+
     // The way out where the main thread's filter is refused.
     rare("a refused filter", any(kStart, "io_uring_enter")),
     rare("a refused filter", equal(kStart, "io_uring_register", 1, IORING_UNREGISTER_RING_FDS)),

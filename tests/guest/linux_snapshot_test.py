@@ -44,6 +44,10 @@ SLEEPER = ("(while :; do read -r a x </proc/uptime; sleep 0.05; read -r b x </pr
 CLOCK = "awk '/^now at/ {now = $3} /^ clock 1:/ {wall = 1} wall && /offset/ {printf \"%.0f\\n\", now + $2; exit}' /proc/timer_list"
 
 
+# Each process has the guest of the one before in another of these.
+WAYS = (("--memory", "map"), ("--memory", "copy"), ("--standby",))
+
+
 class Cycles(InDirectory):
     def setUp(self):
         super().setUp()
@@ -69,6 +73,10 @@ class Cycles(InDirectory):
         self.control("snapshot", self.file, "--then", "stop")
         self.guest.end()
         self.guest.begin("restore", self.file, "--control", self.socket, *options)
+        if "--standby" in options:
+            while run("ctl", self.socket, "status").status != 0:
+                self.assertIsNone(self.guest.process.poll())
+            self.control("load")
 
     def cycles(self, cpus):
         """Of the guest, which is under load, with sleepers beside it; look() says whether the load goes on."""
@@ -76,7 +84,7 @@ class Cycles(InDirectory):
         self.guest.do("dmesg -c >/dev/null")
         offset, error = self.clock_offset()
         for cycle in range(CYCLES):
-            self.move("--memory", ("map", "copy")[cycle % 2])
+            self.move(*WAYS[cycle % len(WAYS)])
             now, now_error = self.clock_offset()
             self.assertAlmostEqual(now, offset, delta=CLOCK_ERROR + error + now_error)
             self.look()

@@ -186,6 +186,23 @@ class ControlSocket(JsonPage):
         self.assertEqual({field.path for field in fields_of("snapshot")},
                          set(asked) | {"parent", "disk_files", "disk_files[].id", "disk_files[].path"})
 
+    def test_load(self):
+        saved = self.start()
+        path = self.directory / "web.vsnap"
+        self.assertEqual(run("ctl", self.path, "snapshot", path, "--then", "stop").status, 0)
+        saved.communicate(timeout=60)
+        process = start("restore", path, "--standby", "--control", self.path)
+        self.addCleanup(reap, process)
+        while run("ctl", self.path, "status").status != 0:
+            self.assertIsNone(process.poll())
+        self.assertIn("standby", meaning_of("status", "state"))
+        asked = {"path": str(path)}
+        with open(path, "rb") as file:
+            status, answer = self.ask_with(file, "/vireo/load", json.dumps(asked))
+        self.assertEqual(status, 200, answer)
+        self.same(fields_of("load, the answer"), [answer])
+        self.assertEqual({field.path for field in fields_of("load")}, set(asked))
+
     def test_refusals(self):
         self.start()
         asked = [self.ask("GET", "/vireo/nothing"), self.ask("GET", "/vireo/pause"),

@@ -22,7 +22,8 @@ SUITES = (("program/control_test.py",), ("program/supervise_test.py",),
            "Allowed.test_a_file_by_its_path"),
           ("guest/probe_guest_test.py",),
           ("guest/probe_snapshot_test.py", "Snapshots.test_the_guest_goes_on_after_its_snapshot",
-           "Snapshots.test_a_disk_that_moved_on_is_refused"))
+           "Snapshots.test_a_disk_that_moved_on_is_refused"),
+          ("guest/probe_standby_test.py", "Standby.test_a_reboot"))
 MAIN, VCPU, START = 1, 2, 4
 LINE = re.compile(r"(\d+) +(\w+)\((.*)")
 

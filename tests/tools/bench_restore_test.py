@@ -344,7 +344,8 @@ class Program(unittest.TestCase):
             # What the guest has in use is in the file, and not all of its memory.
             self.assertTrue(2 << 20 < self.figures(saved)["vireo"]["file"] < 16 << 20, saved)
             found = self.figures(restored)
-            self.assertEqual(list(found), ["floor", "vireo", "vireo copy"])
+            self.assertEqual(list(found), ["floor", "vireo", "vireo copy", "vireo standby"])
+            self.assertTrue(0 < found["vireo standby"]["loaded"] < found["vireo standby"]["answer"], found)
             for name in ("vireo", "vireo copy"):
                 self.assertTrue(0 < found[name]["entry"] < found[name]["answer"], found)
             # A copy has the guest's memory for itself.

@@ -9,6 +9,8 @@ the files of the last time, which are in the page cache. Figures:
     saving    from the first request to the last answer
     file      bytes that the snapshot takes on the disk
     entry     from just before exec to the guest's first instruction: vireo's timeline, and the floor's own clock
+    loaded    of a VM that stood by: from the request with the snapshot to the guest's first instruction; its
+              other moments count from there too
     resumed   to where the process says that the guest runs: vireo --notify, Firecracker the answer to its API's
               request, Cloud Hypervisor its event monitor
     answer    to the first byte of what the guest answers on its console, asked as soon as the process is there
@@ -108,13 +110,13 @@ def run_restore(saver, way, timeout):
             finally:
                 os.close(tells)
             running.send(saver.guest.question)
-            channel = saver.begin_restore(running, deadline)
+            channel = saver.begin_restore(way, running, deadline)
             if channel is not None:
                 stack.enter_context(channel)
             figures = listen(saver, running, told if channel is None else channel.fileno(), deadline)
             time.sleep(SETTLE_SECONDS)
             figures |= taken(running.process.pid)
-            return Run(True, "", extra=saver.inspect(running, deadline) | figures, inspected=True)
+            return Run(True, "", extra=saver.inspect(way, running, deadline) | figures, inspected=True)
     return tried(saver, run)
 
 

@@ -13,6 +13,7 @@ import tty
 
 IN_CREATE = 0x100
 UPTIMES = 5  # how often vireo is asked for its uptime: the quickest answer is the exactest
+STANDBY_SECONDS = 0.02  # from where it stands by to where it is told: it has nothing more to do
 POLL_SECONDS = 0.001  # between bind() and listen() of a process that has just made its socket
 
 
@@ -193,17 +194,18 @@ class Saver:
         """`channel` is a descriptor of the new process, which may be told of the end of the restore there."""
         raise NotImplementedError
 
-    def begin_restore(self, running, deadline):
-        """Asks for it, where the command does not: the channel on which the answer comes, else None."""
+    def begin_restore(self, way, running, deadline):
+        """Asks for it, where the command does not: the channel on which the answer comes, else None. What was
+        prepared ahead is measured from here: `running.started_ns` becomes that moment."""
 
-    def inspect(self, running, deadline):
+    def inspect(self, way, running, deadline):
         """Further figures of one that was restored; it may end with that."""
         return {}
 
 
 class Vireo(Saver):
     name = "vireo"
-    ways = ("", "copy")
+    ways = ("", "copy", "standby")
 
     def __init__(self, program, guest, work):
         super().__init__(program, guest, work)
@@ -225,12 +227,26 @@ class Vireo(Saver):
         return json.loads(done.stdout)["pause_us"] / 1e6
 
     def restore_command(self, way, channel):
-        return [self.program, "restore", str(self.files()[0]), "--memory", way or "map", "--control",
-                str(self.socket), "--timeline", str(self.timeline), "--notify", f"fd:{channel}"]
+        return [self.program, "restore", str(self.files()[0]), *(["--standby"] if way == "standby" else
+                ["--memory", way or "map"]), "--control", str(self.socket), "--timeline", str(self.timeline),
+                "--notify", f"fd:{channel}"]
 
-    def inspect(self, running, deadline):
-        """`entry`: seconds from the process's start to the guest's first instruction, as the timeline has it. That
-        counts from main(), and how long ago that was the program tells when it is asked."""
+    def begin_restore(self, way, running, deadline):
+        if way != "standby":
+            return
+        file = self.files()[0]
+        with await_socket(self.socket, running.process, deadline) as client, open(file, "rb") as snapshot:
+            if ask(client, deadline, "GET", "/vireo/status")["state"] != "standby":
+                raise Failed("it does not stand by")
+            time.sleep(STANDBY_SECONDS)
+            running.started_ns = time.monotonic_ns()
+            socket.send_fds(client, [request_of("POST", "/vireo/load", {"path": str(file)})], [snapshot.fileno()])
+            read_answer(client, deadline)
+
+    def inspect(self, way, running, deadline):
+        """`entry`: seconds from the process's start to the guest's first instruction, as the timeline has it; `loaded`
+        the same from the request to one that stood by. The timeline counts from main(), and how long ago that was the
+        program tells when it is asked."""
         asked = []  # how long it took to ask, and when main() was by the answer
         for _ in range(UPTIMES):
             with await_socket(self.socket, running.process, deadline) as client:
@@ -244,7 +260,7 @@ class Vireo(Saver):
         running.process.wait(left_of(deadline))
         steps = json.loads(self.timeline.read_text(encoding="ascii"))["steps"]
         entered = next(step["at_us"] for step in steps if step["name"] == "first_entry")
-        return {"entry": (main_ns - running.started_ns) / 1e9 + entered / 1e6}
+        return {"loaded" if way == "standby" else "entry": (main_ns - running.started_ns) / 1e9 + entered / 1e6}
 
 
 class Firecracker(Saver):
@@ -281,7 +297,7 @@ class Firecracker(Saver):
     def restore_command(self, way, channel):
         return [self.program, *self.options]
 
-    def begin_restore(self, running, deadline):
+    def begin_restore(self, way, running, deadline):
         state, memory = map(str, self.files())
         client = await_socket(self.socket, running.process, deadline)
         client.sendall(request_of("PUT", "/snapshot/load", {
