@@ -101,10 +101,22 @@ bool is_repeatable(const manual::Option& option) {
          (adds_table(option) || find_config_key(option.key)->kind == ConfigKey::Kind::kList);
 }
 
-void declare_options(CLI::App& app, const manual::Argument& file, ParsedOptions& parsed) {
+/// Those of the command line, or all, for help. One that nobody gives would be made for nothing,
+/// and all of them take as long as the rest of a start.
+void declare_options(CLI::App& app, const manual::Argument& file, ParsedOptions& parsed,
+                     std::span<const char* const> arguments) {
   declare_argument(app, file, parsed.file);
+  const auto has = [arguments](std::string_view name) {
+    return std::ranges::any_of(arguments, [name](std::string_view argument) {
+      return argument.substr(0, argument.find('=')) == name;
+    });
+  };
+  const bool all = has("--help") || has("-h");
   for (std::size_t i = 0; i < parsed.options.size(); ++i) {
     const manual::Option& option = parsed.options[i];
+    if (!all && !has(option.name)) {
+      continue;
+    }
     ParsedOptions::Value& value = parsed.values[i];
     if (is_repeatable(option)) {
       app.add_option(option.name, value.list, option.help)
@@ -118,6 +130,11 @@ void declare_options(CLI::App& app, const manual::Argument& file, ParsedOptions&
   }
 }
 
+bool is_given(const CLI::App& app, const manual::Option& option) {
+  const CLI::Option* const declared = app.get_option_no_throw(option.name);
+  return declared != nullptr && declared->count() > 0;
+}
+
 Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config) {
   if (app.count("FILE") > 0) {
     TRY(read_config_file(parsed.file, config));
@@ -125,7 +142,7 @@ Result<> apply(const CLI::App& app, const ParsedOptions& parsed, Config& config)
   for (std::size_t i = 0; i < parsed.options.size(); ++i) {
     const manual::Option& option = parsed.options[i];
     const ParsedOptions::Value& value = parsed.values[i];
-    if (app.count(option.name) == 0) {
+    if (!is_given(app, option)) {
       continue;
     }
     if (option.value == nullptr) {
@@ -180,7 +197,7 @@ Result<Invocation> parse_run_or_check(const manual::Command& command,
   invocation.command = command.name == "run" ? Command::kRun : Command::kCheck;
   ParsedOptions parsed(command.options);
   CLI::App app(command.purpose, program_of(command));
-  declare_options(app, command.arguments[0], parsed);
+  declare_options(app, command.arguments[0], parsed, arguments);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
     invocation.command = Command::kPrint;
@@ -198,7 +215,7 @@ Result<Invocation> parse_restore(const manual::Command& command,
   invocation.command = Command::kRestore;
   ParsedOptions parsed(command.options);
   CLI::App app(command.purpose, program_of(command));
-  declare_options(app, command.arguments[0], parsed);
+  declare_options(app, command.arguments[0], parsed, arguments);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
   if (help) {
     invocation.command = Command::kPrint;
@@ -211,7 +228,7 @@ Result<Invocation> parse_restore(const manual::Command& command,
   for (std::size_t i = 0; i < parsed.options.size(); ++i) {
     const manual::Option& option = parsed.options[i];
     const ParsedOptions::Value& value = parsed.values[i];
-    if (app.count(option.name) == 0) {
+    if (!is_given(app, option)) {
       continue;
     }
     if (std::string_view(option.name) == "--standby") {
