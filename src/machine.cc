@@ -87,7 +87,8 @@ Result<int> Machine::run() {
 /// From the first thread to the end of the guest.
 Result<> Machine::serve() {
   TRY(start_vcpus());
-  if (standby_) {
+  const bool stood_by = standby_ != nullptr;
+  if (stood_by) {
     TRY(wait_for_load());
     if (end_.load() != End::kNone) {
       return {};
@@ -118,7 +119,13 @@ Result<> Machine::serve() {
   if (const LoadDone done = std::exchange(load_done_, nullptr)) {
     done({});
   }
-  TRY(start_pool());
+  // The last threads, while the guest runs already: from here on this one starts none.
+  if (!stood_by) {
+    TRY(start_pool());
+  }
+  if (config_.sandbox.enabled) {
+    TRY(narrow_sandbox(SandboxedThread::kMain));
+  }
   if (!pause_waiters_.empty()) {
     begin_pause();  // asked for while the devices began
   }
@@ -144,14 +151,13 @@ Result<> Machine::wait_for_vcpus() {
   return {};
 }
 
-/// The last threads, while the guest runs already: from here on this one starts none.
 Result<> Machine::start_pool() {
-  if (offload_) {
-    TRY(offload_->start([this] {
-      return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kOffload) : Result<>();
-    }));
+  if (!offload_) {
+    return {};
   }
-  return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kMain) : Result<>();
+  return offload_->start([this] {
+    return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kOffload) : Result<>();
+  });
 }
 
 void Machine::stop_vcpus() {

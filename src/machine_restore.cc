@@ -81,6 +81,7 @@ Result<> Machine::check_disks_of(const RestoreSource& source,
 /// The guest's processors have their threads, and nothing to do.
 Result<> Machine::wait_for_load() {
   TRY(wait_for_vcpus());
+  TRY(start_pool());
   if (const auto listener = std::exchange(start_listener_, nullptr)) {
     listener();
   }
