@@ -253,18 +253,7 @@ Result<Invocation> parse_restore(const manual::Command& command,
       restore.stale_disks.push_back(word.key);
     }
   }
-  if (!restore.memory.empty() && restore.memory != "map" && restore.memory != "fill" &&
-      restore.memory != "copy") {
-    return fail(ErrorCode::kUsage, fmt::format("--memory: {}: wants map, fill or copy",
-                                               vireo::quoted(restore.memory)));
-  }
-  const auto is_control = [](const RestoreCommand::Change& change) {
-    return change.key == "control.path";
-  };
-  if (restore.standby && std::ranges::none_of(restore.changes, is_control)) {
-    return fail(ErrorCode::kUsage,
-                "--standby: wants --control, over which it is told its snapshot");
-  }
+  TRY(check_restore_command(restore));
   return invocation;
 }
 

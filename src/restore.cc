@@ -236,6 +236,22 @@ Result<> choose_memory(const Config& config, const RestoreCommand& command, Rest
 
 }  // namespace
 
+Result<> check_restore_command(const RestoreCommand& command) {
+  if (!command.memory.empty() && command.memory != "map" && command.memory != "fill" &&
+      command.memory != "copy") {
+    return fail(ErrorCode::kUsage, fmt::format("--memory: {}: wants map, fill or copy",
+                                               vireo::quoted(command.memory)));
+  }
+  const auto is_control = [](const RestoreCommand::Change& change) {
+    return change.key == "control.path";
+  };
+  if (command.standby && std::ranges::none_of(command.changes, is_control)) {
+    return fail(ErrorCode::kUsage,
+                "--standby: wants --control, over which it is told its snapshot");
+  }
+  return {};
+}
+
 Result<RestoreSource> open_snapshot(const RestoreCommand& command) {
   TRY_ASSIGN(UniqueFd file, open_path(command.snapshot, O_RDONLY));
   return read_snapshot(command.snapshot, std::move(file));

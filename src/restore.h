@@ -42,6 +42,9 @@ struct RestoreSource {
   std::vector<std::string> accepted_disks;  ///< ids: they need not be as they were
 };
 
+/// Whether its options have values that there are, and go together. Errors: kUsage.
+Result<> check_restore_command(const RestoreCommand& command);
+
 /// Opens the file, and reads all of it but memory. Errors begin with its path: kMissingInput,
 /// kPermission, kBadInput.
 Result<RestoreSource> open_snapshot(const RestoreCommand& command);

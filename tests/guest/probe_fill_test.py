@@ -121,10 +121,7 @@ class Filled(HoldTest):
         config.write_text('[machine]\non_reboot = "restart"\n', encoding="ascii")
         for _ in self.saved_both_ways(config, words=f"{LONG} memory=24 probe=reboot"):
             self.fill()
-            self.process.stdin.write(b"q")
-            self.process.stdin.flush()
-            self.lines_to("probe: hold=ready")
-            self.checks = 0
+            self.reboot()
             self.check()
             self.control("kill")
             self.process.communicate(timeout=30)

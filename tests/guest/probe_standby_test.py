@@ -159,10 +159,7 @@ class Standby(HoldTest):
         self.saved(config, words=f"{LONG} memory=8 probe=reboot")
         self.stand_by()
         self.control("load")
-        self.process.stdin.write(b"q")
-        self.process.stdin.flush()
-        self.lines_to("probe: hold=ready")
-        self.checks = 0
+        self.reboot()
         self.check()
         self.control("kill")
         self.process.communicate(timeout=TIMEOUT)

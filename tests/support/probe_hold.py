@@ -62,6 +62,13 @@ class HoldTest(unittest.TestCase):
         self.assertEqual(done.status, 0, done)
         return done
 
+    def reboot(self):
+        """The guest, which was told to reboot at its end, begins anew."""
+        self.process.stdin.write(b"q")
+        self.process.stdin.flush()
+        self.lines_to("probe: hold=ready")
+        self.checks = 0
+
     def quit(self):
         output, errors = self.process.communicate(b"q", timeout=30)
         self.assertEqual((self.process.returncode, output), (0, b""), errors)
