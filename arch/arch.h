@@ -60,6 +60,7 @@ struct MmioDevice {
   GuestAddress address;
   std::uint64_t size = 0;
   std::uint32_t gsi = 0;
+  bool operator==(const MmioDevice&) const = default;
 };
 
 /// The two kinds of guest code, which some KVMs run at very different speeds.

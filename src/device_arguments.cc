@@ -30,13 +30,24 @@ std::string root_arguments(const Config& config) {
   return fmt::format("root={} {}", device, root->readonly ? "ro" : "rw");
 }
 
-std::string mmio_arguments(const Config& config) {
-  std::string words;
-  if (!has_acpi(config) && !over_pci(config)) {
+std::vector<arch::MmioDevice> mmio_places(const Config& config) {
+  std::vector<arch::MmioDevice> places;
+  if (!over_pci(config)) {
     for (std::size_t number = 0; number < virtio_device_count(config); ++number) {
+      places.push_back({.address = layout::virtio_mmio_window(number),
+                        .size = layout::kVirtioMmioSize,
+                        .gsi = layout::device_gsi(number)});
+    }
+  }
+  return places;
+}
+
+std::string mmio_arguments(const Config& config, std::span<const arch::MmioDevice> places) {
+  std::string words;
+  if (!has_acpi(config)) {
+    for (const arch::MmioDevice& place : places) {
       words += fmt::format("{}virtio_mmio.device={}K@{:#x}:{}", words.empty() ? "" : " ",
-                           layout::kVirtioMmioSize / 1024,
-                           layout::virtio_mmio_window(number).value(), layout::device_gsi(number));
+                           place.size / 1024, place.address.value(), place.gsi);
     }
   }
   return words;

@@ -40,8 +40,8 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::open(const Config& config, const C
   return devices;
 }
 
-Result<> DeviceSet::create(const Config& config, std::vector<OpenDisk> disks,
-                           SerialOutput& serial_output) {
+Result<> DeviceSet::create(const Config& config, std::span<const arch::MmioDevice> places,
+                           std::vector<OpenDisk> disks, SerialOutput& serial_output) {
   MachineEvents& events = context_.events;
   serial_line_ = context_.vm.create_line_interrupt(layout::kCom1Gsi);
   keyboard_line_ = context_.vm.create_line_interrupt(layout::kKeyboardGsi);
@@ -66,7 +66,7 @@ Result<> DeviceSet::create(const Config& config, std::vector<OpenDisk> disks,
         std::make_unique<BootTimer>(context_.timeline.start_ns(), context_.timeline.start_cpu_ns());
     mmio_.add(layout::kBootTimer.value(), layout::kBootTimerSize, *boot_timer_, "boot-timer");
   }
-  return create_virtio(config, std::move(disks));
+  return create_virtio(config, places, std::move(disks));
 }
 
 DeviceSet::VirtioSlot& DeviceSet::add_slot(std::string_view name,
@@ -89,7 +89,8 @@ DeviceSet::VirtioSlot& DeviceSet::add_slot(std::string_view name,
   return *virtio_.back();
 }
 
-Result<> DeviceSet::create_virtio(const Config& config, std::vector<OpenDisk> disks) {
+Result<> DeviceSet::create_virtio(const Config& config, std::span<const arch::MmioDevice> places,
+                                  std::vector<OpenDisk> disks) {
   for (OpenDisk& disk : disks) {
     const bool one_reactor = disk.disk->one_reactor();
     auto device = std::make_unique<BlockDevice>(disk.settings, std::move(disk.disk));
@@ -112,33 +113,29 @@ Result<> DeviceSet::create_virtio(const Config& config, std::vector<OpenDisk> di
   }
   for (std::size_t number = 0; number < virtio_.size(); ++number) {
     TRY(pci_root_ ? add_pci(*virtio_[number], number)
-                  : add_mmio(*virtio_[number], number,
+                  : add_mmio(*virtio_[number], number, places[number],
                              has_acpi(config) ? layout::kLastGsi : layout::kLastPicGsi));
   }
   return {};
 }
 
-/// The window and the interrupt line of that number.
-Result<> DeviceSet::add_mmio(VirtioSlot& slot, std::size_t number, std::uint32_t last_gsi) {
-  slot.window = {.address = layout::virtio_mmio_window(number),
-                 .size = layout::kVirtioMmioSize,
-                 .gsi = layout::device_gsi(number)};
-  if (slot.window.gsi > last_gsi) {
+Result<> DeviceSet::add_mmio(VirtioSlot& slot, std::size_t number, const arch::MmioDevice& place,
+                             std::uint32_t last_gsi) {
+  if (place.gsi > last_gsi) {
     return fail(
         ErrorCode::kConfig,
         fmt::format("machine.transport: \"mmio\" has interrupt lines for {} devices{}; "
                     "wants \"pci\" or fewer",
                     number, last_gsi < layout::kLastGsi ? " of a guest with acpi=off" : ""));
   }
-  TRY_ASSIGN(slot.line, context_.vm.create_irqfd(slot.window.gsi));
+  TRY_ASSIGN(slot.line, context_.vm.create_irqfd(place.gsi));
   TRY_ASSIGN(slot.mmio,
              MmioTransport::create(*slot.device, context_.memory, slot.reactors, *slot.line));
   for (unsigned queue = 0; queue < slot.core().queue_count(); ++queue) {
-    TRY(context_.vm.add_ioeventfd(
-        GuestAddress(slot.window.address.value() + VIRTIO_MMIO_QUEUE_NOTIFY), sizeof(std::uint32_t),
-        queue, slot.core().kick_fd(queue)));
+    TRY(context_.vm.add_ioeventfd(GuestAddress(place.address.value() + VIRTIO_MMIO_QUEUE_NOTIFY),
+                                  sizeof(std::uint32_t), queue, slot.core().kick_fd(queue)));
   }
-  mmio_.add(slot.window.address.value(), slot.window.size, *slot.mmio, slot.name);
+  mmio_.add(place.address.value(), place.size, *slot.mmio, slot.name);
   return {};
 }
 
@@ -154,16 +151,6 @@ Result<> DeviceSet::add_pci(VirtioSlot& slot, std::size_t number) {
   TRY_ASSIGN(slot.pci,
              PciTransport::create(*slot.device, context_.memory, slot.reactors, *slot.router));
   return pci_root_->add(pci_slot(static_cast<unsigned>(number)), slot.pci->function());
-}
-
-std::vector<arch::MmioDevice> DeviceSet::mmio_devices() const {
-  std::vector<arch::MmioDevice> devices;
-  for (const auto& slot : virtio_) {
-    if (slot->mmio) {
-      devices.push_back(slot->window);
-    }
-  }
-  return devices;
 }
 
 void DeviceSet::quiesce(Task& done) {

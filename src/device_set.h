@@ -55,9 +55,10 @@ class DeviceSet {
   DeviceSet& operator=(const DeviceSet&) = delete;
   ~DeviceSet() = default;
 
-  /// Makes the devices; the guest's text goes to `serial_output`. Once, before freeze().
-  /// Errors: kConfig where there are more than the machine has room for.
-  Result<> create(const Config& config, std::vector<OpenDisk> disks, SerialOutput& serial_output);
+  /// Makes the devices, those of virtio-mmio at `places`; the guest's text goes to `serial_output`.
+  /// Once, before freeze(). Errors: kConfig where there are more than the machine has room for.
+  Result<> create(const Config& config, std::span<const arch::MmioDevice> places,
+                  std::vector<OpenDisk> disks, SerialOutput& serial_output);
   /// The buses are fixed from here on; the vCPU threads may start.
   void freeze();
 
@@ -107,8 +108,6 @@ class DeviceSet {
   Console& console() { return *console_; }
   /// Removes its socket's name, where the set itself cannot be destroyed. After everything else.
   void close_console() { console_.reset(); }
-  /// Where virtio-mmio devices are, for the guest's tables.
-  std::vector<arch::MmioDevice> mmio_devices() const;
   bool has_pci() const { return pci_root_ != nullptr; }
   /// The disks, in the guest's order.
   std::vector<const BlockDevice*> disks() const;
@@ -127,7 +126,6 @@ class DeviceSet {
     bool flushing = false;
     std::vector<Reactor*> reactors;  // see VirtioTransport::Context
     std::unique_ptr<Interrupt> line;
-    arch::MmioDevice window;
     std::unique_ptr<MmioTransport> mmio;
     std::unique_ptr<KvmMsiRouter> router;
     std::unique_ptr<PciTransport> pci;
@@ -137,11 +135,13 @@ class DeviceSet {
 
   explicit DeviceSet(const Context& context) : context_(context) {}
 
-  Result<> create_virtio(const Config& config, std::vector<OpenDisk> disks);
+  Result<> create_virtio(const Config& config, std::span<const arch::MmioDevice> places,
+                         std::vector<OpenDisk> disks);
   VirtioSlot& slot_of(const std::string& disk);
   VirtioSlot& add_slot(std::string_view name, std::unique_ptr<VirtioDevice> device,
                        bool one_reactor);
-  Result<> add_mmio(VirtioSlot& slot, std::size_t number, std::uint32_t last_gsi);
+  Result<> add_mmio(VirtioSlot& slot, std::size_t number, const arch::MmioDevice& place,
+                    std::uint32_t last_gsi);
   Result<> add_pci(VirtioSlot& slot, std::size_t number);
   void on_resumed();
   void on_quiesced();

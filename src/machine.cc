@@ -9,6 +9,7 @@
 
 #include "devices/legacy/terminal.h"
 #include "src/base/log.h"
+#include "src/device_arguments.h"
 #include "src/memory/bus_error.h"
 
 namespace vireo {
@@ -20,7 +21,10 @@ std::string_view name_of(MachineState state) {
 }
 
 Machine::Machine(const Config& config, Timeline& timeline)
-    : config_(config), timeline_(timeline), events_(config.name, timeline.start_ns()) {
+    : config_(config),
+      timeline_(timeline),
+      events_(config.name, timeline.start_ns()),
+      mmio_places_(mmio_places(config)) {
   ready_task_.bind<Machine, &Machine::become_ready>(this);
   paused_task_.bind<Machine, &Machine::on_vcpu_paused>(this);
   reset_task_.bind<Machine, &Machine::on_reset>(this);

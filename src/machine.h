@@ -266,7 +266,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::optional<ReportFile> timeline_file_;
   std::optional<ReportFile> profile_file_;
   std::optional<ReportFile> metrics_file_;
-  std::optional<Error> failure_;      // of End::kFailed
+  std::optional<Error> failure_;  // of End::kFailed
+  std::vector<arch::MmioDevice> mmio_places_;
   std::vector<OpenDisk> disks_;       // until the devices have them
   std::vector<MadeFile> made_files_;  // until the machine is built
 

@@ -31,10 +31,10 @@ constexpr auto kOpcodes = std::to_array<std::uint8_t>(
      IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_ACCEPT, IORING_OP_RECVMSG,
      IORING_OP_TIMEOUT, IORING_OP_ASYNC_CANCEL});
 
-BootConfig boot_config(const Config& all) {
+BootConfig boot_config(const Config& all, std::span<const arch::MmioDevice> places) {
   const BootOptions& options = all.boot;
   BootConfig config;
-  config.device_arguments = add_words(root_arguments(all), mmio_arguments(all));
+  config.device_arguments = add_words(root_arguments(all), mmio_arguments(all, places));
   config.has_pci = over_pci(all);
   config.kernel_path = options.kernel;
   config.initramfs_path = options.initramfs;
@@ -80,7 +80,7 @@ void Machine::keep_made_files() {
 Result<> Machine::open_inputs() {
   // A machine that was saved has its kernel in memory; only a reboot takes it from its file again.
   if (!restored_ || config_.machine.on_reboot == OnReboot::kRestart) {
-    TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_)));
+    TRY_ASSIGN(boot_, GuestBoot::open(boot_config(config_, mmio_places_)));
   }
   if (!config_.process.pid_file.empty()) {
     TRY(pid_file_.create(config_.process.pid_file));
@@ -183,7 +183,7 @@ Result<> Machine::create_devices() {
     TRY(vm_stats_.open(vm_->fd()));
     statm_ = UniqueFd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
   }
-  TRY(devices_->create(config_, std::move(disks_), *serial_output));
+  TRY(devices_->create(config_, mmio_places_, std::move(disks_), *serial_output));
   timeline_.record(Step::kDevicesReady);
   return {};
 }
@@ -252,11 +252,10 @@ arch::CpuConfig Machine::cpu_config() const {
 
 /// The tables that the guest finds in its memory; where it begins.
 Result<EntryPoint> Machine::write_tables() {
-  const std::vector<arch::MmioDevice> mmio_devices = devices_->mmio_devices();
   TRY_ASSIGN(const Uuid generation, random_uuid());
   TRY_ASSIGN(const GuestAddress rsdp,
              arch::write_platform_tables(*memory_, {.cpu_ids = cpu_ids_,
-                                                    .mmio_devices = mmio_devices,
+                                                    .mmio_devices = mmio_places_,
                                                     .pci = devices_->has_pci(),
                                                     .uuid = uuid_,
                                                     .generation_id = generation}));

@@ -27,6 +27,7 @@ Result<std::unique_ptr<Machine>> Machine::restore(const Config& config, RestoreS
                                                   Timeline& timeline) {
   auto machine = std::unique_ptr<Machine>(new Machine(config, timeline));
   machine->restored_ = true;
+  machine->mmio_places_ = source.mmio_places;
   TRY(machine->limits_.apply(config.limits));
   TRY(machine->open_inputs());
   TRY(machine->check_disks_of(source, written_disks(machine->disks_)));
@@ -47,6 +48,7 @@ Result<std::unique_ptr<Machine>> Machine::restore(const Config& config, RestoreS
 Result<std::unique_ptr<Machine>> Machine::stand_by(PreparedMachine prepared, Timeline& timeline) {
   auto machine = std::unique_ptr<Machine>(new Machine(prepared.config, timeline));
   machine->restored_ = true;
+  machine->mmio_places_ = prepared.first.mmio_places;
   TRY(machine->limits_.apply(machine->config_.limits));
   TRY(machine->open_inputs());
   machine->standby_ = std::make_unique<Standby>();

@@ -156,7 +156,7 @@ void Machine::capture_snapshot() {
   snapshot_timer_->cancel();
   Config config = snapshot_->disks().saved_config(config_);
   config.machine.uuid = uuid_;
-  snapshot_->capture(save_machine(config, directory_, memory_->regions()),
+  snapshot_->capture(save_machine(config, directory_, memory_->regions(), mmio_places_),
                      [this](Result<> captured) { on_captured(std::move(captured)); });
 }
 

@@ -212,6 +212,15 @@ Result<Config> changed_config(const RestoreSource& source, const SavedMachine& m
   return config;
 }
 
+Result<> take_places(RestoreSource& source, const SavedMachine& machine, const Config& config) {
+  auto places = places_of(machine, config);
+  if (!places) {
+    return in_file(source, std::move(places).error());
+  }
+  source.mmio_places = std::move(*places);
+  return {};
+}
+
 /// How memory comes out of it.
 Result<> choose_memory(const Config& config, const RestoreCommand& command, RestoreSource& source) {
   const bool reserved =
@@ -285,6 +294,7 @@ Result<Config> restored_config(RestoreSource& source, const RestoreCommand& comm
     return in_file(source, std::move(saved).error());
   }
   TRY_ASSIGN(Config config, changed_config(source, saved->machine, command));
+  TRY(take_places(source, saved->machine, config));
   TRY(accept_disks(config, saved->disks, command, source));
   TRY(check_overlays(config, saved->disks, command));
   TRY(check_frozen(saved->disks, config, source.accepted_disks));
@@ -316,6 +326,14 @@ Result<Config> config_in_standby(RestoreSource& source, const PreparedMachine& p
                               "one that was prepared from its like",
                               source.path, key, prepared.first.path));
     }
+  }
+  TRY(take_places(source, saved->machine, config));
+  if (source.mmio_places != prepared.first.mmio_places) {
+    return fail(
+        ErrorCode::kConfig,
+        fmt::format("{}: has its devices at other addresses than {}, from which this VM was "
+                    "prepared; wants one that was prepared from its like",
+                    source.path, prepared.first.path));
   }
   TRY(accept_disks(config, saved->disks, prepared.command, source));
   TRY(check_frozen(saved->disks, config, source.accepted_disks));

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "arch/arch.h"
 #include "src/base/error.h"
 #include "src/base/fd.h"
 #include "src/config.h"
@@ -40,6 +41,7 @@ struct RestoreSource {
   SnapshotFile snapshot;
   MemoryMode memory = MemoryMode::kMap;
   std::vector<std::string> accepted_disks;  ///< ids: they need not be as they were
+  std::vector<arch::MmioDevice> mmio_places;
 };
 
 /// Whether its options have values that there are, and go together. Errors: kUsage.

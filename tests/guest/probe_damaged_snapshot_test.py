@@ -21,8 +21,9 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import vsnap  # noqa: E402
 import vsnap_damage  # noqa: E402
+from probe_disk import job_values  # noqa: E402
 from probe_hold import HoldTest  # noqa: E402
-from vireo_process import TIMEOUT, is_sanitized, reap, run, start  # noqa: E402
+from vireo_process import PROBE, TIMEOUT, is_sanitized, reap, run, start  # noqa: E402
 
 COUNT = int(os.environ.get("VIREO_DAMAGED_SNAPSHOTS", "40" if is_sanitized() else "100"))
 SEED = os.environ.get("VIREO_DAMAGE_SEED")
@@ -164,6 +165,55 @@ class Damaged(HoldTest):
         self.assertEqual((shown["sandbox"], shown["limits"].get("rlimits")),
                          ({"enabled": True, "allow_paths": []}, None))
         self.quit()
+
+    @staticmethod
+    def place(file, number, devices=2):
+        """Where the file has that many virtio-mmio devices, and a setter of one's address and GSI."""
+        content = file.section(b"machine")
+        at = len(content) - 16 - 12 * (devices - number)
+
+        def move(address, gsi):
+            content[at:at + 12] = struct.pack("<QI", address, gsi)
+        return struct.unpack_from("<QI", content, at), move
+
+    def test_devices_are_where_the_file_has_them(self):
+        """The guest does its job on the disk, holds, and does it again after a reboot, which tells it where the
+        disk is."""
+        config = self.directory / "vm.toml"
+        config.write_text('[machine]\ntransport = "mmio"\non_reboot = "restart"\n', encoding="ascii")
+        self.begin("run", config, "--kernel", PROBE, "--memory", "64M", "--rng",
+                   "--disk", f"id=data,path={self.image}", "--cmdline", "probe=info probe=blk op=mix bs=4096 depth=4 "
+                   "count=32 probe=hold 60000 memory=1 probe=reboot acpi=off")
+        self.lines_to("probe: hold=ready")
+        self.control("snapshot", self.whole, "--then", "stop")
+        self.process.communicate()
+        file = vsnap_damage.File(self.whole)
+        (address, gsi), move = self.place(file, 0)
+        move(address + 0x100000, gsi + 8)
+        self.file.write_bytes(file.bytes())
+        self.begin("restore", self.file)
+        self.process.stdin.write(b"q")
+        self.process.stdin.flush()
+        text = "\n".join(self.lines_to("probe: hold=ready"))
+        self.assertIn(f"virtio_mmio.device=4K@{address + 0x100000:#x}:{gsi + 8}", text)
+        values = job_values(text)
+        self.assertEqual((values["errors"], values["requests"]), (0, 32))
+        self.control("kill")
+        self.process.communicate()
+
+    def test_devices_where_none_can_be(self):
+        self.snapshots('transport = "mmio"')
+        whole = vsnap_damage.File(self.whole)
+        (address, gsi), _ = self.place(whole, 0)
+        (beside, _), _ = self.place(whole, 1)
+        for wrong in ((0, gsi), (address + 8, gsi), (0xd0000000, gsi), ((1 << 64) - 4096, gsi), (beside, gsi),
+                      (address, gsi + 1), (address, 9), (address, 4), (address, 24), (address, 1 << 31)):
+            file = whole.copy()
+            self.place(file, 0)[1](*wrong)
+            self.file.write_bytes(file.bytes())
+            ended = run("restore", self.file, "--stale-disk", "data")
+            self.assertEqual(ended.status, 65, (wrong, ended))
+            self.assertIn("where none can be", ended.errors)
 
     def test_more_memory_than_any_machine_has(self):
         """A page table of a few runs can say so: looking at it and merging it costs by the runs."""
