@@ -198,6 +198,7 @@ Result<> check_ctl_command(CtlCommand& ctl) {
                                       {"--left", !ctl.left.empty()},
                                       {"--over", !ctl.over.empty()},
                                       {"--diff", ctl.diff},
+                                      {"--seal", ctl.seal},
                                       {"--parent", !ctl.parent.empty()}}) {
     if (!snapshot && given) {
       return fail(ErrorCode::kUsage, fmt::format("{}: only the verb snapshot takes it", option));

@@ -19,6 +19,7 @@ struct CtlCommand {
   std::string left;        ///< of snapshot: so much may be left for its pause
   std::string over;        ///< of snapshot: what is done where it is more
   bool diff = false;       ///< of snapshot: only what has changed
+  bool seal = false;       ///< of snapshot: nobody may change it
   std::string parent;      ///< of snapshot: since that file
   bool json = false;       ///< the answer as it came
 };

@@ -16,6 +16,7 @@
 #include "src/config_value.h"
 #include "src/ctl_client.h"
 #include "src/option_words.h"
+#include "src/seal.h"
 #include "src/snapshot/snapshot_file.h"
 #include "src/uuid.h"
 
@@ -59,6 +60,9 @@ std::vector<OptionWord> disk_files(const CtlCommand& command) {
 }  // namespace
 
 Result<CtlSnapshot> CtlSnapshot::create(const CtlCommand& command) {
+  if (command.seal) {
+    TRY(check_sealable(command.argument));
+  }
   TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(command.argument, kSnapshotMode));
   CtlSnapshot snapshot(command, std::move(file));
   if (!command.parent.empty()) {
@@ -150,6 +154,15 @@ std::vector<int> CtlSnapshot::files() const {
     files.push_back(disk.file.fd());
   }
   return files;
+}
+
+Result<> CtlSnapshot::publish() {
+  TRY(file_.replace());
+  if (!command_->seal) {
+    return {};
+  }
+  file_.close();  // the VM has done so before it answered
+  return seal_file(command_->argument);
 }
 
 void CtlSnapshot::on_refusal() const {

@@ -24,8 +24,8 @@ class CtlSnapshot {
   std::string body() const;
   std::vector<int> files() const;
 
-  /// The snapshot is whole: it gets its name, in place of what has it.
-  Result<> publish() { return file_.replace(); }
+  /// The snapshot is whole: it gets its name, in place of what has it, and its seal.
+  Result<> publish();
   /// The VM has refused: files of disks that it does not use are removed.
   void on_refusal() const;
   /// The VM has ended behind its snapshot: the overlays are not needed.

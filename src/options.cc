@@ -289,6 +289,7 @@ Result<Invocation> parse_ctl(const manual::Command& command,
   declare_value(app, option_of(manual::kCtlOptions, "--left"), ctl.left);
   declare_value(app, option_of(manual::kCtlOptions, "--over"), ctl.over);
   declare_flag(app, option_of(manual::kCtlOptions, "--diff"), ctl.diff);
+  declare_flag(app, option_of(manual::kCtlOptions, "--seal"), ctl.seal);
   declare_value(app, option_of(manual::kCtlOptions, "--parent"), ctl.parent);
   declare_flag(app, option_of(manual::kCtlOptions, "--json"), ctl.json);
   TRY_ASSIGN(std::optional<std::string> help, parse_with(app, command, arguments));
@@ -384,11 +385,13 @@ Result<Invocation> parse_snapshot(const manual::Command& command,
   const bool merge = snapshot.verb == "merge";
   const bool stores = snapshot.verb == "compress" || snapshot.verb == "decompress";
   const auto wrong = [](const char* what) { return fail(ErrorCode::kUsage, what); };
-  if (snapshot.verb != "info" && snapshot.verb != "verify" && !merge && !stores) {
+  if (snapshot.verb != "info" && snapshot.verb != "verify" && snapshot.verb != "seal" && !merge &&
+      !stores) {
     return fail(
         ErrorCode::kUsage,
-        fmt::format("{}: no verb of snapshot; wants info, verify, merge, compress or decompress",
-                    vireo::quoted(snapshot.verb)));
+        fmt::format(
+            "{}: no verb of snapshot; wants info, verify, merge, compress, decompress or seal",
+            vireo::quoted(snapshot.verb)));
   }
   if (merge && snapshot.output.empty()) {
     return wrong("snapshot merge: wants the file that it makes: --output FILE");

@@ -17,6 +17,7 @@
 #include "src/base/utc.h"
 #include "src/memory/memory_merge.h"
 #include "src/progress.h"
+#include "src/seal.h"
 #include "src/snapshot/snapshot_file.h"
 #include "src/snapshot_memory.h"
 #include "src/uuid.h"
@@ -109,6 +110,7 @@ Result<> show(const SnapshotCommand& command) {
                               : nlohmann::ordered_json(nullptr)},
         {"created", utc_text(facts.created_ns)},
         {"compressed", facts.compressed},
+        {"sealed", is_sealed(opened.file.get())},
         {"memory_bytes", facts.pages * kImagePage},
         {"data_bytes", data},
         {"stored_bytes", opened.snapshot.memory().size},
@@ -118,9 +120,11 @@ Result<> show(const SnapshotCommand& command) {
     return print(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   }
   std::string text = fmt::format(
-      "kind       {}\nuuid       {}\n{}created    {}\nmemory     {} bytes: {} data{}, {} zero, {} "
+      "kind       {}{}\nuuid       {}\n{}created    {}\nmemory     {} bytes: {} data{}, {} zero, "
+      "{} "
       "as in the parent\n",
-      facts.diff ? "diff" : "full", uuid_text(facts.uuid),
+      facts.diff ? "diff" : "full", is_sealed(opened.file.get()) ? ", sealed" : "",
+      uuid_text(facts.uuid),
       facts.diff ? fmt::format("parent     {}\n", uuid_text(facts.parent)) : "",
       utc_text(facts.created_ns), facts.pages * kImagePage, data,
       facts.compressed ? fmt::format(" (compressed to {})", opened.snapshot.memory().size) : "",
@@ -254,12 +258,25 @@ Result<> store_anew(const SnapshotCommand& command) {
   return {};
 }
 
+// seal
+// -------------------------------------------------------------------------------------------
+
+/// What is damaged is not kept so.
+Result<> seal(const SnapshotCommand& command) {
+  TRY(verify(command));
+  for (const std::string& path : command.files) {
+    TRY(seal_file(path));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<> run_snapshot_command(const SnapshotCommand& command) {
   Result<> done = command.verb == "info"     ? show(command)
                   : command.verb == "verify" ? verify(command)
                   : command.verb == "merge"  ? merge(command)
+                  : command.verb == "seal"   ? seal(command)
                                              : store_anew(command);
   if (!done) {
     return std::unexpected(std::move(done).error().context("snapshot " + command.verb));

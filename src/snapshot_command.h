@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `vireo snapshot VERB FILE…`: what snapshots hold, whether they are whole, diffs folded into their
-// base, and memory stored compressed or not.
+// base, memory stored compressed or not, and files sealed.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@
 namespace vireo {
 
 struct SnapshotCommand {
-  std::string verb;  ///< info, verify, merge, compress or decompress
+  std::string verb;  ///< info, verify, merge, compress, decompress or seal
   std::vector<std::string> files;
   std::string output;  ///< of merge; of compress and decompress, where it is not in place
   bool json = false;   ///< info: for programs

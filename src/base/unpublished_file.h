@@ -20,6 +20,8 @@ class UnpublishedFile {
   static Result<UnpublishedFile> create(const std::string& path, mode_t mode);
 
   int fd() const { return fd_.get(); }
+  /// Behind publish() or replace(): it is not written to any more.
+  void close() { fd_.reset(); }
 
   /// Gives it its name, durably; false where that is taken. What it holds is its maker's to sync.
   Result<bool> publish();

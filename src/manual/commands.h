@@ -53,7 +53,7 @@ inline constexpr auto kDiskArguments = std::to_array<Argument>({
 });
 
 inline constexpr auto kSnapshotArguments = std::to_array<Argument>({
-    {"VERB", "info, verify, merge, compress or decompress", Completes::kNothing, true},
+    {"VERB", "info, verify, merge, compress, decompress or seal", Completes::kNothing, true},
     {"FILE", "of info: one; of merge: a full one, and diffs in their order", Completes::kPath,
      true},
 });
@@ -227,8 +227,8 @@ inline constexpr auto kCommands = std::to_array<Command>({
      .summary = "check a snapshot, fold diffs into it, compress it",
      .purpose =
          "Tells what a snapshot holds (info), whether every byte of it is as it was written\n"
-         "(verify), makes one of a full snapshot and diffs to it (merge), or stores its memory\n"
-         "compressed (compress) or not (decompress).",
+         "(verify), makes one of a full snapshot and diffs to it (merge), stores its memory\n"
+         "compressed (compress) or not (decompress), or has the kernel guard it (seal).",
      .arguments = kSnapshotArguments,
      .options = kSnapshotOptions,
      .examples = kSnapshotExamples,
@@ -237,7 +237,9 @@ inline constexpr auto kCommands = std::to_array<Command>({
          "sources stay as they are; it is written beside its place and put there when it is "
          "whole.\n"
          "A compressed one (zstd) is the same snapshot, and may be given wherever one is wanted;\n"
-         "a VM that has the file mapped keeps the one that it has.",
+         "a VM that has the file mapped keeps the one that it has.\n"
+         "Nobody can write to a sealed one (fs-verity), and what its disk gives back wrongly is\n"
+         "not read.",
      .statuses = kSnapshotStatuses},
     {.name = "doctor",
      .usage = "[--json]",

@@ -244,6 +244,7 @@ inline constexpr auto kSnapshotInfoFields = std::to_array<Field>({
     {"parent", "string or null", "Of a diff: the UUID of the one that it is to."},
     {"created", "string", "RFC 3339, in UTC."},
     {"compressed", "boolean", "Whether memory is."},
+    {"sealed", "boolean", "Whether nobody can write to it (fs-verity)."},
     {"memory_bytes", "integer", "Of the guest."},
     {"data_bytes", "integer", "Of these, what the file has."},
     {"stored_bytes", "integer", "What that takes in the file."},
