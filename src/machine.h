@@ -233,6 +233,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   int exit_status();
   Result<> write_reports();
   Result<> write_metrics();
+  Result<> write_working_set();
 
   // MachineEvents, on vCPU threads.
   void power_off() override { end(End::kPowerOff); }
@@ -266,6 +267,8 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   std::optional<ReportFile> timeline_file_;
   std::optional<ReportFile> profile_file_;
   std::optional<ReportFile> metrics_file_;
+  std::optional<ReportFile> working_set_file_;
+  std::string recorded_path_;     // its path; empty: nothing is recorded
   std::optional<Error> failure_;  // of End::kFailed
   std::vector<arch::MmioDevice> mmio_places_;
   std::vector<OpenDisk> disks_;       // until the devices have them

@@ -103,6 +103,7 @@ Result<> Machine::open_inputs() {
     made_files_.push_back(std::move(disk.made));
   }
   TRY(open_report(profile_file_, config_.process.profile, "process.profile"));
+  TRY(open_report(working_set_file_, recorded_path_, "--working-set"));
   return open_report(metrics_file_, config_.metrics_path, "metrics.path");
 }
 
@@ -130,8 +131,10 @@ Result<> Machine::create_vm(RestoreSource* source) {
   TRY(watch_bus_errors(*memory_, lost_page_, restore_terminal));
   if (!config_.control_path.empty()) {
     changes_ = std::make_unique<ChangeLog>(*vm_, *memory_);
-    pagemap_ = UniqueFd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
     directory_ = std::filesystem::current_path();
+  }
+  if (!config_.control_path.empty() || working_set_file_) {
+    pagemap_ = UniqueFd(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
   }
   if (source != nullptr) {
     if (Result<> read = read_memory(*source); !read) {
@@ -280,7 +283,8 @@ SandboxPaths Machine::sandbox_paths(std::span<const int> further) const {
     paths.add(paths.removal, directory);
   }
   paths.add(paths.removal, limits_.directory());
-  for (const std::optional<ReportFile>* file : {&timeline_file_, &profile_file_, &metrics_file_}) {
+  for (const std::optional<ReportFile>* file :
+       {&timeline_file_, &profile_file_, &metrics_file_, &working_set_file_}) {
     if (*file) {
       paths.add(paths.writing, (*file)->directory());
     }

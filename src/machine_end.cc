@@ -178,7 +178,30 @@ Result<> Machine::write_reports() {
                profile_->to_json(vcpus_, vm_stats_, devices_->ports(), devices_->mmio()));
     TRY(profile_file_->write(profile));
   }
+  TRY(write_working_set());
   return write_metrics();
+}
+
+/// What was touched from the restore to the end.
+Result<> Machine::write_working_set() {
+  if (!working_set_file_) {
+    return {};
+  }
+  if (!mapped_from_) {
+    log_warn("machine", "--working-set: nothing is recorded: the guest has started anew");
+    return {};
+  }
+  PageSet pages(memory_->size() / kImagePage);
+  TRY(memory_->add_touched(pagemap_.get(), pages));
+  WorkingSet set = {.snapshot = *mapped_from_, .runs = {}};
+  pages.for_each(0, pages.pages(), [&runs = set.runs](std::uint64_t page) {
+    if (!runs.empty() && runs.back().first + runs.back().count == page) {
+      ++runs.back().count;
+    } else {
+      runs.push_back({.first = page, .count = 1});
+    }
+  });
+  return working_set_file_->write(encode_working_set(set));
 }
 
 }  // namespace vireo

@@ -26,6 +26,12 @@ Result<> Machine::read_memory(RestoreSource& source) {
   if (source.memory == MemoryMode::kMap) {
     TRY_ASSIGN(const std::vector<PageRun> runs, pages_of(snapshot));
     TRY(map_memory_image(*memory_, source.file.get(), snapshot.memory().offset, runs));
+    // First all of them are asked for, so that the disk has them in one go.
+    for (const bool will_need : {true, false}) {
+      for (const WorkingSetRun& run : source.working_set) {
+        TRY(memory_->bring(run.first, run.count, will_need));
+      }
+    }
     return config_.machine.prefault ? memory_->prefault() : Result<>();
   }
   TRY_ASSIGN(MemoryLayer layer, layer_of(snapshot, source.file.get()));

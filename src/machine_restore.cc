@@ -28,6 +28,7 @@ Result<std::unique_ptr<Machine>> Machine::restore(const Config& config, RestoreS
   auto machine = std::unique_ptr<Machine>(new Machine(config, timeline));
   machine->restored_ = true;
   machine->mmio_places_ = source.mmio_places;
+  machine->recorded_path_ = source.recorded_path;
   TRY(machine->limits_.apply(config.limits));
   TRY(machine->open_inputs());
   TRY(machine->check_disks_of(source, written_disks(machine->disks_)));

@@ -236,7 +236,10 @@ Result<Invocation> parse_restore(const manual::Command& command,
       continue;
     }
     if (option.key == nullptr) {
-      (std::string_view(option.name) == "--memory" ? restore.memory : stale) = value.text;
+      const std::string_view name = option.name;
+      (name == "--memory"        ? restore.memory
+       : name == "--working-set" ? restore.working_set
+                                 : stale) = value.text;
       continue;
     }
     std::vector<std::string> texts = value.list;

@@ -243,6 +243,46 @@ Result<> choose_memory(const Config& config, const RestoreCommand& command, Rest
   return {};
 }
 
+/// What another VM has touched of the same snapshot, or where this one's is to be.
+Result<> find_working_set(const RestoreCommand& command, RestoreSource& source) {
+  if (command.working_set.empty()) {
+    return {};
+  }
+  if (source.memory != MemoryMode::kMap) {
+    return fail(
+        ErrorCode::kUsage,
+        "--working-set: goes with memory that is mapped; wants --memory map, and a snapshot "
+        "that is not compressed");
+  }
+  const std::string path = working_set_path(source.path);
+  if (command.working_set == "record") {
+    source.recorded_path = path;
+    return {};
+  }
+  TRY_ASSIGN(const UniqueFd file, open_file(path, O_RDONLY));
+  TRY_ASSIGN(const std::uint64_t size, regular_file_size(file.get()));
+  // A run for each second page is the most that there can be.
+  if (size > (source.snapshot.facts().pages / 2 + 4) * sizeof(WorkingSetRun)) {
+    return fail(ErrorCode::kBadInput, path + ": working set: is longer than one can be");
+  }
+  std::vector<std::byte> bytes(size);
+  if (Result<> read = read_full_at(file.get(), bytes, 0); !read) {
+    return std::unexpected(std::move(read).error().context(path));
+  }
+  auto set = decode_working_set(bytes, source.snapshot.facts().pages);
+  if (!set) {
+    return std::unexpected(std::move(set).error().context(path));
+  }
+  if (set->snapshot != source.snapshot.facts().uuid) {
+    return fail(ErrorCode::kBadInput,
+                fmt::format("{}: working set: is of another snapshot; record it anew "
+                            "(--working-set record)",
+                            path));
+  }
+  source.working_set = std::move(set->runs);
+  return {};
+}
+
 }  // namespace
 
 Result<> check_restore_command(const RestoreCommand& command) {
@@ -250,6 +290,15 @@ Result<> check_restore_command(const RestoreCommand& command) {
       command.memory != "copy") {
     return fail(ErrorCode::kUsage, fmt::format("--memory: {}: wants map, fill or copy",
                                                vireo::quoted(command.memory)));
+  }
+  if (!command.working_set.empty() && command.working_set != "record" &&
+      command.working_set != "use") {
+    return fail(ErrorCode::kUsage, fmt::format("--working-set: {}: wants record or use",
+                                               vireo::quoted(command.working_set)));
+  }
+  if (!command.working_set.empty() && command.standby) {
+    return fail(ErrorCode::kUsage,
+                "--working-set: is that of the snapshot in the command line; wants no --standby");
   }
   const auto is_control = [](const RestoreCommand::Change& change) {
     return change.key == "control.path";
@@ -301,6 +350,7 @@ Result<Config> restored_config(RestoreSource& source, const RestoreCommand& comm
   TRY(refuse_forgotten(config));
   TRY(validate(config));
   TRY(choose_memory(config, command, source));
+  TRY(find_working_set(command, source));
   return config;
 }
 

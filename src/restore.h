@@ -11,6 +11,7 @@
 #include "src/base/fd.h"
 #include "src/config.h"
 #include "src/snapshot/snapshot_file.h"
+#include "src/snapshot/working_set.h"
 
 namespace vireo {
 
@@ -29,8 +30,9 @@ struct RestoreCommand {
     std::string text;
   };
   std::string snapshot;
-  std::string memory;    ///< "map", "fill", "copy", or empty: as the machine's memory wants it
-  bool standby = false;  ///< the machine waits to be told which snapshot of its kind it becomes
+  std::string memory;       ///< "map", "fill", "copy", or empty: as the machine's memory wants it
+  std::string working_set;  ///< "record", "use" or empty
+  bool standby = false;     ///< the machine waits to be told which snapshot of its kind it becomes
   std::vector<Change> changes;
   std::vector<std::string> stale_disks;  ///< ids of those that are taken as they are
 };
@@ -42,6 +44,8 @@ struct RestoreSource {
   MemoryMode memory = MemoryMode::kMap;
   std::vector<std::string> accepted_disks;  ///< ids: they need not be as they were
   std::vector<arch::MmioDevice> mmio_places;
+  std::string recorded_path;               ///< the pages that are touched go there, at the end
+  std::vector<WorkingSetRun> working_set;  ///< they are there before the guest goes on
 };
 
 /// Whether its options have values that there are, and go together. Errors: kUsage.

@@ -150,6 +150,13 @@ inline constexpr auto kRestoreOptions = std::to_array<Option>({
          "guest runs or first",
      .completes = Completes::kWords,
      .words = "map fill copy"},
+    {.name = "--working-set",
+     .value = "record|use",
+     .help =
+         "record: which pages this VM touches, at its end into SNAPSHOT.ws; use: has them there "
+         "before the guest goes on",
+     .completes = Completes::kWords,
+     .words = "record use"},
     {.name = "--prefault",
      .value = nullptr,
      .help = "makes all memory present before the guest goes on: with map, as the file's pages",

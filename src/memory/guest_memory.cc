@@ -184,6 +184,21 @@ Result<> GuestMemory::prefault() const {
   return {};
 }
 
+Result<> GuestMemory::bring(std::uint64_t first, std::uint64_t count, bool will_need) const {
+  std::uint64_t begin = 0;  // of the region
+  for (const Region& region : regions_) {
+    const std::uint64_t pages = region.host.size() / kPage;
+    const std::uint64_t from = std::max(first, begin);
+    const std::uint64_t to = std::min(first + count, begin + pages);
+    if (from < to && ::madvise(&region.host[(from - begin) * kPage], (to - from) * kPage,
+                               will_need ? MADV_WILLNEED : MADV_POPULATE_READ) < 0) {
+      return fail_errno(errno, "bringing pages of the working set");
+    }
+    begin += pages;
+  }
+  return {};
+}
+
 Result<> GuestMemory::clear() {
   // Pages that were hard to get are kept.
   const bool keeps_pages = hugetlb_of(config_.huge_pages).has_value() || config_.prefault;
@@ -324,6 +339,17 @@ void GuestMemory::add_populated(int pagemap, PageSet& pages) const {
     }
     first += region.host.size() / kPage;
   }
+}
+
+Result<> GuestMemory::add_touched(int pagemap, PageSet& pages) const {
+  std::uint64_t first = 0;  // of the region
+  for (const Region& region : regions_) {
+    if (!add_present(pagemap, region.host, PresentPages::kAll, first, pages)) {
+      return fail(ErrorCode::kSystem, "/proc/self/pagemap does not tell which pages are there");
+    }
+    first += region.host.size() / kPage;
+  }
+  return {};
 }
 
 Result<> GuestMemory::add_private(int pagemap, PageSet& pages) const {

@@ -94,6 +94,12 @@ class GuestMemory {
   /// Makes all of it present: pages of a file as they are there, which are still shared with who
   /// else has it mapped; the rest as ours. Errors: kSystem.
   Result<> prefault() const;
+  /// The same of `count` pages from the `first` on, counted through the regions, as a mapped file
+  /// has them; `will_need` only has the host begin to read them.
+  Result<> bring(std::uint64_t first, std::uint64_t count, bool will_need) const;
+  /// Adds to `pages` those that are mapped: the guest or this process has touched them, or their
+  /// neighbours. Errors: kSystem where `pagemap` does not tell.
+  Result<> add_touched(int pagemap, PageSet& pages) const;
 
   /// Somebody brings the pages of `bytes` when they are touched: until then they hold something,
   /// though they are not there.

@@ -160,6 +160,7 @@ inline constexpr auto kRules = std::to_array<Rule>({
     ioctl(kOffload, KVM_CLEAR_DIRTY_LOG),
 
     ioctl(kOffload, kPagemapScan),
+    rare("--working-set record", ioctl(kMain, kPagemapScan)),
     any(kOffload, "newfstatat"),
     any(kOffload, "fgetxattr"),
     rare("disks that are copied at a snapshot", ioctl(kOffload, FICLONE)),
