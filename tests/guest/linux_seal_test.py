@@ -92,7 +92,9 @@ class Sealed(InDirectory):
         with self.file_system("-O", "verity"):
             self.assertEqual(self.save("--seal").status, 0)
         with open(self.disk, "r+b") as file, mmap.mmap(file.fileno(), 0) as disk:
-            at = disk.find(MARK + b" 1000")
+            # The file's page, not the shell's, which has had one line at a time.
+            lines = b"".join(b"%s %d\n" % (MARK, number) for number in range(1000, 1010))
+            at = disk.find(lines)
             self.assertGreater(at, 0)
             disk[at] ^= 1
         with self.file_system():

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 
-#include <catch2/catch_test_macros.hpp>
+#include "tests/support/catch.h"
 
 namespace vireo {
 namespace {
