@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the corpus of small snapshots that every later vireo has to restore (tests/snapshot/corpus).
 
-usage: make_corpus.py DIRECTORY        where no files of its names are: what is there stays for good
+usage: make_corpus.py DIRECTORY NUMBER   where no files of its names are: what is there stays for good
 
 A file is of a processor, so it is made and restored in the test host, whose processor is always the same.
 With VIREO_BINARY and VIREO_PROBE set:
 
     tools/test-host run -- env VIREO_BINARY=$VIREO_BINARY VIREO_PROBE=$VIREO_PROBE \\
-        python3 tests/snapshot/make_corpus.py /mnt/share/corpus
+        python3 tests/snapshot/make_corpus.py /mnt/share/corpus 3
     cp -n "$(tools/test-host share)"/corpus/* tests/snapshot/corpus/
 
-Once for each version of the format, before the one after it comes. The names begin with the version.
+Once for each version of the format and of its sections, before the one after it comes. The names begin with
+the format's version and the NUMBER of the file's kind in it.
 """
 import lzma
 import pathlib
@@ -92,7 +93,7 @@ def packed(path):
     return version, lzma.compress(file.bytes(), preset=9)
 
 
-def main(target):
+def main(target, number):
     target.mkdir(parents=True, exist_ok=True)
     for variant, settings in VARIANTS.items():
         shutil.rmtree(DIRECTORY, ignore_errors=True)
@@ -101,7 +102,7 @@ def main(target):
         (DIRECTORY / "data.img").write_bytes(bytes(1 << 20))
         for file in make(settings):
             version, content = packed(file)
-            path = target / f"v{version}-{variant}-{file.stem}.vsnap.xz"
+            path = target / f"v{version}.{number}-{variant}-{file.stem}.vsnap.xz"
             with open(path, "xb") as made:
                 made.write(content)
             print(path, len(content))
@@ -109,4 +110,4 @@ def main(target):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
