@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot's name after the power of the machine was cut while vireo saved or merged over it: it has the
-one from before or the new one, whole, and the new one as soon as the command has said so.
+"""A snapshot's name after the power of the machine was cut while vireo saved, merged or compressed over it: it
+has the one from before or the new one, whole, and the new one as soon as the command has said so.
 
 Done as linux_power_cut_test.py does it: the writes to the disk below the file system are logged and
 replayed. A second disk, on which no fsync is made although each is said to be, has to lose some, or nothing
@@ -63,19 +63,21 @@ class PowerCut(HoldTest):
         self.assertEqual(ended.status, 0, ended)
         return ended.output
 
-    def uuid(self, file):
-        return json.loads(self.done("snapshot", "info", file, "--json"))["uuid"]
+    def kind(self, file):
+        """What it was written as."""
+        shown = json.loads(self.done("snapshot", "info", file, "--json"))
+        return shown["uuid"], shown["compressed"]
 
     def save(self, disk, file, **options):
-        """UUIDs of snapshots, each over the one before; each has a mark behind it."""
+        """The kinds of snapshots, each over the one before; each has a mark behind it."""
         self.start_vm(self.config(), **options)
-        uuids = []
+        kinds = []
         for number in range(ROUNDS):
             self.done("ctl", self.socket, "snapshot", file, **options)
             disk.mark(str(number))
-            uuids.append(self.uuid(file))
+            kinds.append(self.kind(file))
         self.end_vm()
-        return uuids
+        return kinds
 
     def merge(self, disk, file, **options):
         """The same of one and the other half of a chain, in turn."""
@@ -85,12 +87,28 @@ class PowerCut(HoldTest):
             self.control("snapshot", part, *(["--diff"] if number > 0 else []))
         self.end_vm()
         disk.mark("prepared")
-        uuids = []
+        kinds = []
         for number in range(ROUNDS):
             self.done("snapshot", "merge", *chain[:2 + number % 2], "--output", file, **options)
             disk.mark(str(number))
-            uuids.append(self.uuid(file))
-        return uuids
+            kinds.append(self.kind(file))
+        return kinds
+
+    def compress(self, disk, file, **options):
+        """The same of one that is compressed, and then decompressed and compressed in its place."""
+        self.start_vm(self.config())
+        source = disk.mount_point / "source.vsnap"
+        self.control("snapshot", source)
+        self.end_vm()
+        disk.mark("prepared")
+        self.done("snapshot", "compress", source, "--output", file, **options)
+        disk.mark("0")
+        kinds = [self.kind(file)]
+        for number in range(1, ROUNDS):
+            self.done("snapshot", "decompress" if number % 2 else "compress", file, **options)
+            disk.mark(str(number))
+            kinds.append(self.kind(file))
+        return kinds
 
     def wrong_at(self, disk, file, allowed):
         """What is wrong with the file on the disk as it is now; None: nothing."""
@@ -102,15 +120,15 @@ class PowerCut(HoldTest):
         verified = run("snapshot", "verify", file)
         if verified.status != 0:
             return verified.errors
-        return None if (uuid := self.uuid(file)) in allowed else f"{uuid} is not one of {allowed}"
+        return None if (kind := self.kind(file)) in allowed else f"{kind} is not one of {allowed}"
 
-    def cut(self, disk, file, uuids):
+    def cut(self, disk, file, kinds):
         """(where, what is wrong) of each cut where something is."""
         chance = random.Random(disk.name)
         log = disk.read_log()
         self.addCleanup(log.close)
         numbers = {index: int(mark) for index in log.marks() if (mark := log.entries[index].mark).isdigit()}
-        begin = min(index for index in log.marks() if log.entries[index].mark in ("begun", "prepared"))
+        begin = max(index for index in log.marks() if log.entries[index].mark in ("begun", "prepared"))
         # Right before any entry, and within flushes.
         places = [(index, None) for index in range(begin + 1, len(log.entries) + 1)]
         places += [(log.first_cached(flush), flush) for flush in log.flushes() if flush > begin]
@@ -126,7 +144,7 @@ class PowerCut(HoldTest):
                 else:
                     replay.cut_in_flush(flush, image, chance)
                 saved = max((number for mark, number in numbers.items() if mark < index), default=-1)
-                allowed = {uuids[saved] if saved >= 0 else None, *uuids[saved + 1:saved + 2]}
+                allowed = {kinds[saved] if saved >= 0 else None, *kinds[saved + 1:saved + 2]}
                 with mounted(device, disk.mount_point):
                     if (found := self.wrong_at(disk, file, allowed)) is not None:
                         wrong.append((index, flush, found))
@@ -147,6 +165,9 @@ class PowerCut(HoldTest):
 
     def test_merging(self):
         self.both(self.merge)
+
+    def test_compressing(self):
+        self.both(self.compress)
 
 
 if __name__ == "__main__":

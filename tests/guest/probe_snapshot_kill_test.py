@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Who saves or merges over a snapshot is killed: its name has the one from before or the new one, whole.
+"""Who saves, merges or compresses over a snapshot is killed: its name has the one from before or the new one, whole.
 
 VIREO_SNAPSHOT_KILLS says how often, VIREO_KILL_SEED when.
 """
@@ -131,6 +131,41 @@ class Killed(HoldTest):
                 self.assertIn(found, (wanted,) if process.returncode == 0 else (before, wanted))
                 self.begin("restore", self.file)
                 self.checks = found
+                self.check()
+                reap(self.process)
+                self.socket.unlink(missing_ok=True)
+
+    def test_compressing(self):
+        self.start(f"{LONG} memory=8")
+        self.check()
+        self.control("snapshot", self.file, "--then", "stop")
+        self.process.communicate()
+        self.present = os.listdir(self.directory)
+
+        def compressed():
+            return json.loads(run("snapshot", "info", self.file, "--json").output)["compressed"]
+        lasts = {}
+        for verb in ("compress", "decompress"):
+            begun = time.monotonic()
+            self.assertEqual(run("snapshot", verb, self.file).status, 0)
+            lasts[verb] = time.monotonic() - begun
+        saved = self.checks
+        for number in range(KILLS // 2):
+            with self.subTest(VIREO_KILL_SEED=SEED, number=number):
+                before = compressed()
+                verb = "decompress" if before else "compress"
+                begun = time.monotonic()
+                process = start("snapshot", verb, self.file)
+                try:
+                    self.kill(begun, lasts[verb], [process])
+                    _, errors = process.communicate(timeout=TIMEOUT)
+                finally:
+                    reap(process)
+                self.assertIn(process.returncode, (0, -signal.SIGKILL), errors)
+                self.look()
+                self.assertIn(compressed(), (not before,) if process.returncode == 0 else (before, not before))
+                self.begin("restore", self.file)
+                self.checks = saved
                 self.check()
                 reap(self.process)
                 self.socket.unlink(missing_ok=True)
