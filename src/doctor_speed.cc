@@ -47,6 +47,7 @@ class EndObserver final : public VcpuObserver {
   Result<> vcpu_thread_begins(unsigned /*index*/) override { return {}; }
   void vcpu_first_entry(unsigned /*index*/) override {}
   void vcpu_paused(unsigned /*index*/) override {}
+  void vcpu_faults_in_vain(unsigned /*index*/) override {}
   void vcpu_ended(unsigned /*index*/, VcpuEnd /*end*/, const std::string& what) override {
     what_ = what;
     ended_.store(true, std::memory_order_release);

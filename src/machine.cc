@@ -246,6 +246,10 @@ void Machine::vcpu_ended(unsigned index, VcpuEnd how, const std::string& what) {
   end(how == VcpuEnd::kHostMemory ? End::kHostMemory : End::kCrash);
 }
 
+void Machine::vcpu_faults_in_vain(unsigned /*index*/) {
+  memory_->touch_outside_parts();
+}
+
 Result<> Machine::vcpu_thread_begins(unsigned index) {
   TRY(Limits::place_vcpu(config_.limits, index));
   return config_.sandbox.enabled ? narrow_sandbox(SandboxedThread::kVcpu) : Result<>();

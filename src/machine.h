@@ -244,6 +244,7 @@ class Machine final : MachineEvents, VcpuObserver, ConsoleListener, ReadyTextLis
   Result<> vcpu_thread_begins(unsigned index) override;
   void vcpu_first_entry(unsigned index) override;
   void vcpu_paused(unsigned index) override;
+  void vcpu_faults_in_vain(unsigned index) override;
   void vcpu_ended(unsigned index, VcpuEnd how, const std::string& what) override;
   // ConsoleListener, on the reactor.
   void console_quit() override { end(End::kStopped); }

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // How guest memory comes out of a snapshot.
+#include <algorithm>
+#include <iterator>
 #include <span>
 #include <utility>
+#include <vector>
+
+#include <sys/mman.h>
 
 #include <fmt/core.h>
 
@@ -27,11 +32,14 @@ Result<> Machine::read_memory(RestoreSource& source) {
     TRY_ASSIGN(const std::vector<PageRun> runs, pages_of(snapshot));
     TRY(map_memory_image(*memory_, source.file.get(), snapshot.memory().offset, runs));
     // First all of them are asked for, so that the disk has them in one go.
-    for (const bool will_need : {true, false}) {
-      for (const WorkingSetRun& run : source.working_set) {
-        TRY(memory_->bring(run.first, run.count, will_need));
-      }
+    std::vector<std::span<std::byte>> working_set;
+    for (const WorkingSetRun& run : source.working_set) {
+      std::ranges::copy(memory_->pages(run.first, run.count), std::back_inserter(working_set));
     }
+    for (const std::span<std::byte> part : working_set) {
+      ::madvise(part.data(), part.size(), MADV_WILLNEED);
+    }
+    std::ranges::for_each(working_set, touch);
     return config_.machine.prefault ? memory_->prefault() : Result<>();
   }
   TRY_ASSIGN(MemoryLayer layer, layer_of(snapshot, source.file.get()));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "src/kvm/kvm_stats.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <span>
@@ -17,6 +18,7 @@ Result<> KvmStats::open(int fd) {
   TRY(read_full_at(fd_.get(), std::as_writable_bytes(std::span(&header, 1)), 0));
   // Each descriptor ends in a name of header.name_size bytes.
   const std::size_t size = offsetof(kvm_stats_desc, name) + header.name_size;
+  data_ = header.data_offset;
   std::vector<std::byte> bytes(size * header.num_desc);
   TRY(read_full_at(fd_.get(), bytes, header.desc_offset));
   for (std::uint32_t i = 0; i < header.num_desc; ++i) {
@@ -29,16 +31,18 @@ Result<> KvmStats::open(int fd) {
     const auto* const name =
         reinterpret_cast<const char*>(raw.data() + offsetof(kvm_stats_desc, name));
     descriptors_.push_back({.name = std::string(name, ::strnlen(name, header.name_size)),
-                            .offset = header.data_offset + std::uint64_t{descriptor.offset}});
+                            .offset = descriptor.offset});
+    values_ = std::max(values_, descriptor.offset / sizeof(std::uint64_t) + 1);
   }
   return {};
 }
 
 Result<std::vector<KvmCounter>> KvmStats::read() const {
+  std::vector<std::uint64_t> values(values_);
+  TRY(read_full_at(fd_.get(), std::as_writable_bytes(std::span(values)), data_));
   std::vector<KvmCounter> counters;
   for (const Descriptor& descriptor : descriptors_) {
-    std::uint64_t value = 0;
-    TRY(read_full_at(fd_.get(), std::as_writable_bytes(std::span(&value, 1)), descriptor.offset));
+    const std::uint64_t value = values[descriptor.offset / sizeof(std::uint64_t)];
     if (value != 0) {
       counters.push_back({.name = descriptor.name, .value = value});
     }

@@ -27,10 +27,12 @@ class KvmStats {
  private:
   struct Descriptor {
     std::string name;
-    std::uint64_t offset = 0;  // of the value in the file
+    std::uint32_t offset = 0;  // of the value, in the data
   };
 
   UniqueFd fd_;
+  std::uint32_t data_ = 0;  // where it is in the file
+  std::size_t values_ = 0;  // up to the last of ours
   std::vector<Descriptor> descriptors_;
 };
 

@@ -141,7 +141,10 @@ void Vcpu::thread_main() {
   const std::string name = fmt::format("vireo-vcpu{}", index_);
   ::pthread_setname_np(::pthread_self(), name.c_str());
   {
-    Result<> begun = context_.observer.vcpu_thread_begins(index_);
+    Result<> begun = fault_watch_.start(fd_.get(), kick_signal());
+    if (begun) {
+      begun = context_.observer.vcpu_thread_begins(index_);
+    }
     const std::scoped_lock lock(mutex_);
     begun_ = true;
     if (!begun) {
@@ -208,6 +211,8 @@ bool Vcpu::run_once() {
   if (result < 0) {
     switch (error) {
       case EINTR:
+        look_at_faults();
+        return true;
       case EAGAIN:
         return true;
       case EFAULT:
@@ -224,6 +229,14 @@ bool Vcpu::run_once() {
     record_exit(exited_ns);
   }
   return goes_on;
+}
+
+/// After a signal, which is the watch's where nobody wants anything.
+void Vcpu::look_at_faults() {
+  if (wanted_.load(std::memory_order_acquire) == State::kRunning && fault_watch_.faults_in_vain()) {
+    context_.observer.vcpu_faults_in_vain(index_);
+    fault_watch_.was_wrong();
+  }
 }
 
 bool Vcpu::handle_exit() {

@@ -24,6 +24,7 @@
 #include "src/base/fd.h"
 #include "src/bus/bus.h"
 #include "src/kvm/exit_stats.h"
+#include "src/kvm/fault_watch.h"
 #include "src/kvm/kvm_stats.h"
 #include "src/kvm/vm.h"
 
@@ -47,6 +48,10 @@ class VcpuObserver {
   virtual void vcpu_first_entry(unsigned index) = 0;
   /// The vCPU stands in the paused state, or has finished. On the vCPU's thread.
   virtual void vcpu_paused(unsigned index) = 0;
+  /// KVM faults again and again, as it does where a page of guest memory cannot be had: wants each
+  /// touched by this process, whose end that is then. On the vCPU's thread, which may wait for the
+  /// host's disk in it.
+  virtual void vcpu_faults_in_vain(unsigned index) = 0;
   /// The vCPU has finished; `what` is one line for people. On the vCPU's thread.
   virtual void vcpu_ended(unsigned index, VcpuEnd end, const std::string& what) = 0;
 };
@@ -104,6 +109,7 @@ class Vcpu {
   bool wait_for_work();
   void run_until_wanted();
   bool run_once();
+  void look_at_faults();
   bool handle_exit();
   void handle_io();
   void handle_mmio();
@@ -121,6 +127,7 @@ class Vcpu {
   std::unique_ptr<ExitStats> stats_;
   KvmStats kvm_stats_;
   std::thread thread_;
+  FaultWatch fault_watch_;            // this thread only
   bool entered_ = false;              // this thread only
   std::optional<Error> begin_error_;  // the observer's; under mutex_
   bool begun_ = false;                // under mutex_

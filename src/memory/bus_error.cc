@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kExitSystem = 71;
 constexpr std::size_t kMaxRegions = 8;
+constexpr std::size_t kPage = 4096;
 
 // A signal handler has no argument of ours, hence these; written before any thread starts.
 struct WatchedRegion {
@@ -56,6 +57,12 @@ void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
 }
 
 }  // namespace
+
+void touch(std::span<const std::byte> bytes) {
+  for (std::size_t at = 0; at < bytes.size(); at += kPage) {
+    [[maybe_unused]] const std::byte value = *static_cast<const volatile std::byte*>(&bytes[at]);
+  }
+}
 
 void end_without_page(std::string_view what, int status) {
   if (g_watch.at_exit != nullptr) {

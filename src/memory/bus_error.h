@@ -3,6 +3,8 @@
 // becomes one line that says so and exit status 71, never a bare death by signal.
 #pragma once
 
+#include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -20,6 +22,10 @@ namespace vireo {
 /// async-signal-safe functions only.
 Result<> watch_bus_errors(const GuestMemory& memory, std::string what, void (*at_exit)());
 void forget_bus_errors();
+
+/// Has each page of `bytes` there, by a read. One that its file does not give is a bus error, where
+/// MADV_POPULATE_READ would try it for ever before Linux 6.9. Any thread.
+void touch(std::span<const std::byte> bytes);
 
 /// The same end, for who has found that a page cannot be had: others may wait for it, and so never
 /// end. Any thread; async-signal-safe.

@@ -15,6 +15,7 @@
 #include <fmt/core.h>
 
 #include "src/base/log.h"
+#include "src/memory/bus_error.h"
 #include "src/memory/pagemap.h"
 
 namespace vireo {
@@ -160,8 +161,8 @@ Result<> GuestMemory::map_file(std::span<std::byte> bytes, int fd, std::uint64_t
 }
 
 Result<> GuestMemory::prefault() const {
-  const auto populate = [](std::span<std::byte> bytes, int advice) -> Result<> {
-    if (!bytes.empty() && ::madvise(bytes.data(), bytes.size(), advice) < 0) {
+  const auto populate = [](std::span<std::byte> bytes) -> Result<> {
+    if (!bytes.empty() && ::madvise(bytes.data(), bytes.size(), MADV_POPULATE_WRITE) < 0) {
       return fail_errno(errno, fmt::format("machine.prefault: {} MiB", bytes.size() >> 20));
     }
     return {};
@@ -175,28 +176,33 @@ Result<> GuestMemory::prefault() const {
         continue;
       }
       const auto before = static_cast<std::size_t>(part.data() - left.data());
-      TRY(populate(left.first(before), MADV_POPULATE_WRITE));
-      TRY(populate(part, MADV_POPULATE_READ));
+      TRY(populate(left.first(before)));
+      touch(part);
       left = left.subspan(before + part.size());
     }
-    TRY(populate(left, MADV_POPULATE_WRITE));
+    TRY(populate(left));
   }
   return {};
 }
 
-Result<> GuestMemory::bring(std::uint64_t first, std::uint64_t count, bool will_need) const {
+std::vector<std::span<std::byte>> GuestMemory::pages(std::uint64_t first,
+                                                     std::uint64_t count) const {
+  std::vector<std::span<std::byte>> parts;
   std::uint64_t begin = 0;  // of the region
   for (const Region& region : regions_) {
-    const std::uint64_t pages = region.host.size() / kPage;
+    const std::uint64_t size = region.host.size() / kPage;
     const std::uint64_t from = std::max(first, begin);
-    const std::uint64_t to = std::min(first + count, begin + pages);
-    if (from < to && ::madvise(&region.host[(from - begin) * kPage], (to - from) * kPage,
-                               will_need ? MADV_WILLNEED : MADV_POPULATE_READ) < 0) {
-      return fail_errno(errno, "bringing pages of the working set");
+    const std::uint64_t to = std::min(first + count, begin + size);
+    if (from < to) {
+      parts.push_back(region.host.subspan((from - begin) * kPage, (to - from) * kPage));
     }
-    begin += pages;
+    begin += size;
   }
-  return {};
+  return parts;
+}
+
+void GuestMemory::touch_outside_parts() const {
+  std::ranges::for_each(outside_parts_, touch);
 }
 
 Result<> GuestMemory::clear() {

@@ -94,9 +94,10 @@ class GuestMemory {
   /// Makes all of it present: pages of a file as they are there, which are still shared with who
   /// else has it mapped; the rest as ours. Errors: kSystem.
   Result<> prefault() const;
-  /// The same of `count` pages from the `first` on, counted through the regions, as a mapped file
-  /// has them; `will_need` only has the host begin to read them.
-  Result<> bring(std::uint64_t first, std::uint64_t count, bool will_need) const;
+  /// The bytes of `count` pages from the `first` on, counted through the regions.
+  std::vector<std::span<std::byte>> pages(std::uint64_t first, std::uint64_t count) const;
+  /// touch() of all that is mapped from files. Any thread while the guest runs.
+  void touch_outside_parts() const;
   /// Adds to `pages` those that are mapped: the guest or this process has touched them, or their
   /// neighbours. Errors: kSystem where `pagemap` does not tell.
   Result<> add_touched(int pagemap, PageSet& pages) const;

@@ -102,6 +102,10 @@ inline constexpr auto kRules = std::to_array<Rule>({
     // The guest.
     ioctl(kVcpu, KVM_RUN),
     ioctl(kVcpu, KVM_KVMCLOCK_CTRL),
+    any(kStart, "timer_create"),  // the watch on its faults
+    any(kStart, "timer_settime"),
+    rare("100 ms of a vCPU's time", ioctl(kVcpu, KVM_GET_STATS_FD)),
+    rare("100 ms of a vCPU's time", any(kVcpu, "pread64")),
     rare("a guest with PCI, which the probe has not: MSI-X", ioctl(kVcpu, KVM_SET_GSI_ROUTING)),
     rare("a guest with PCI moves a BAR", ioctl(kVcpu, KVM_IOEVENTFD)),
     rare("a guest with PCI starts anew", ioctl(kMain, KVM_IOEVENTFD)),

@@ -46,6 +46,7 @@ class Observer final : public VcpuObserver {
   }
   void vcpu_first_entry(unsigned /*index*/) override { ++entries; }
   void vcpu_paused(unsigned /*index*/) override { ++pauses; }
+  void vcpu_faults_in_vain(unsigned /*index*/) override {}
   void vcpu_ended(unsigned /*index*/, VcpuEnd how, const std::string& what) override {
     const std::scoped_lock lock(mutex);
     end = how;
