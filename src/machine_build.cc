@@ -127,7 +127,7 @@ Result<> Machine::create_vm(RestoreSource* source) {
   TRY_ASSIGN(memory_, GuestMemory::create(ranges, {.huge_pages = config_.machine.huge_pages,
                                                    .mergeable = config_.machine.mergeable,
                                                    .prefault = config_.machine.prefault && !maps}));
-  lost_page_ = lost_page_text(maps ? known->path : std::string());
+  lost_page_ = lost_page_text(maps ? known->memory_path() : std::string());
   TRY(watch_bus_errors(*memory_, lost_page_, restore_terminal));
   if (!config_.control_path.empty()) {
     changes_ = std::make_unique<ChangeLog>(*vm_, *memory_);

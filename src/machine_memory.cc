@@ -30,7 +30,7 @@ Result<> Machine::read_memory(RestoreSource& source) {
   }
   if (source.memory == MemoryMode::kMap) {
     TRY_ASSIGN(const std::vector<PageRun> runs, pages_of(snapshot));
-    TRY(map_memory_image(*memory_, source.file.get(), snapshot.memory().offset, runs));
+    TRY(map_memory_image(*memory_, source.memory_fd().get(), snapshot.memory().offset, runs));
     // First all of them are asked for, so that the disk has them in one go.
     std::vector<std::span<std::byte>> working_set;
     for (const WorkingSetRun& run : source.working_set) {
@@ -42,14 +42,14 @@ Result<> Machine::read_memory(RestoreSource& source) {
     std::ranges::for_each(working_set, touch);
     return config_.machine.prefault ? memory_->prefault() : Result<>();
   }
-  TRY_ASSIGN(MemoryLayer layer, layer_of(snapshot, source.file.get()));
+  TRY_ASSIGN(MemoryLayer layer, layer_of(snapshot, source.file.get(), source.memory_fd().get()));
   if (source.memory == MemoryMode::kFill) {
     std::string way;
     Result<UniqueFd> userfaultfd =
         standby_ ? std::move(standby_->userfaultfd) : open_userfaultfd(way);
     if (userfaultfd) {
       TRY_ASSIGN(feeder_, PageFeeder::create(std::move(*userfaultfd), *memory_, std::move(layer),
-                                             std::move(source.file), source.path));
+                                             std::move(source.memory_fd()), source.memory_path()));
       // What follows may touch memory, and the sandbox wants to find this thread alone again.
       return feeder_->start({}, {});
     }

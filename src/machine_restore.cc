@@ -130,7 +130,7 @@ Result<> Machine::load(std::string path, UniqueFd file, LoadDone done) {
 /// Memory and state, while the vCPUs and queues stand still.
 Result<> Machine::take_over(RestoreSource& source) {
   if (source.memory == MemoryMode::kMap) {
-    lost_page_ = lost_page_text(source.path);
+    lost_page_ = lost_page_text(source.memory_path());
     TRY(watch_bus_errors(*memory_, lost_page_, restore_terminal));
   }
   TRY(read_memory(source));
@@ -148,6 +148,9 @@ Result<> Machine::restore_state(RestoreSource& source) {
   TRY_ASSIGN(SnapshotReader reader, SnapshotReader::create(source.snapshot.sections()));
   TRY_ASSIGN(const SavedMachine machine, reader.take<SavedMachine>(0));
   TRY(reader.take<SavedDisks>(0));
+  if (source.snapshot.facts().memory_file) {
+    TRY(reader.take<MemoryFileName>(0));
+  }
   TRY_ASSIGN(cpu_model_, arch::restore_cpu_model(*cpu_model_, cpu_config(), reader));
   if (config_.machine.on_reboot == OnReboot::kRestart) {
     for (std::size_t index = 0; index < vcpus_.size(); ++index) {
@@ -169,7 +172,7 @@ Result<> Machine::restore_state(RestoreSource& source) {
   TRY(reader.finish());
   if (source.memory == MemoryMode::kMap) {
     const MemoryPlace& place = source.snapshot.memory();
-    memory_file_ = std::move(source.file);
+    memory_file_ = std::move(source.memory_fd());
     memory_file_bytes_ = place.offset + place.size;
     if (pagemap_) {
       mapped_from_ = source.snapshot.facts().uuid;

@@ -386,21 +386,23 @@ Result<Invocation> parse_snapshot(const manual::Command& command,
     return invocation;
   }
   const bool merge = snapshot.verb == "merge";
-  const bool stores = snapshot.verb == "compress" || snapshot.verb == "decompress";
+  const bool stores =
+      snapshot.verb == "compress" || snapshot.verb == "decompress" || snapshot.verb == "split";
   const auto wrong = [](const char* what) { return fail(ErrorCode::kUsage, what); };
   if (snapshot.verb != "info" && snapshot.verb != "verify" && snapshot.verb != "seal" && !merge &&
       !stores) {
     return fail(
         ErrorCode::kUsage,
         fmt::format(
-            "{}: no verb of snapshot; wants info, verify, merge, compress, decompress or seal",
+            "{}: no verb of snapshot; wants info, verify, merge, compress, decompress, split or "
+            "seal",
             vireo::quoted(snapshot.verb)));
   }
   if (merge && snapshot.output.empty()) {
     return wrong("snapshot merge: wants the file that it makes: --output FILE");
   }
   if (!merge && !stores && !snapshot.output.empty()) {
-    return wrong("--output: only snapshot merge, compress and decompress take it");
+    return wrong("--output: only snapshot merge, compress, decompress and split take it");
   }
   if (stores && !snapshot.output.empty() && snapshot.files.size() > 1) {
     return wrong("--output: goes with one file; without it each is replaced");

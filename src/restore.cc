@@ -312,7 +312,13 @@ Result<> check_restore_command(const RestoreCommand& command) {
 
 Result<RestoreSource> open_snapshot(const RestoreCommand& command) {
   TRY_ASSIGN(UniqueFd file, open_path(command.snapshot, O_RDONLY));
-  return read_snapshot(command.snapshot, std::move(file));
+  TRY_ASSIGN(RestoreSource source, read_snapshot(command.snapshot, std::move(file)));
+  auto memory = open_memory_file(source.snapshot, source.path);
+  if (!memory) {
+    return in_file(source, std::move(memory).error());
+  }
+  source.memory_file = std::move(*memory);
+  return source;
 }
 
 Result<RestoreSource> read_snapshot(std::string path, UniqueFd file) {
@@ -355,6 +361,11 @@ Result<Config> restored_config(RestoreSource& source, const RestoreCommand& comm
 }
 
 Result<Config> config_in_standby(RestoreSource& source, const PreparedMachine& prepared) {
+  if (source.snapshot.facts().memory_file && !source.memory_file.file) {
+    return in_file(source, {ErrorCode::kBadInput,
+                            "has its memory in a file of its own, which a VM that stands by cannot "
+                            "open; put it into the snapshot (vireo snapshot decompress)"});
+  }
   auto saved = read_saved(source);
   if (!saved) {
     return in_file(source, std::move(saved).error());

@@ -12,6 +12,7 @@
 #include "src/config.h"
 #include "src/snapshot/snapshot_file.h"
 #include "src/snapshot/working_set.h"
+#include "src/snapshot_memory.h"
 
 namespace vireo {
 
@@ -41,11 +42,18 @@ struct RestoreSource {
   std::string path;
   UniqueFd file;
   SnapshotFile snapshot;
+  MemoryFile memory_file;
   MemoryMode memory = MemoryMode::kMap;
   std::vector<std::string> accepted_disks;  ///< ids: they need not be as they were
   std::vector<arch::MmioDevice> mmio_places;
   std::string recorded_path;               ///< the pages that are touched go there, at the end
   std::vector<WorkingSetRun> working_set;  ///< they are there before the guest goes on
+
+  /// The file that has its memory, and where that is.
+  UniqueFd& memory_fd() { return memory_file.path.empty() ? file : memory_file.file; }
+  const std::string& memory_path() const {
+    return memory_file.path.empty() ? path : memory_file.path;
+  }
 };
 
 /// Whether its options have values that there are, and go together. Errors: kUsage.

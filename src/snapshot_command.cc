@@ -13,13 +13,13 @@
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
-#include "src/base/unpublished_file.h"
 #include "src/base/utc.h"
 #include "src/memory/memory_merge.h"
 #include "src/progress.h"
 #include "src/seal.h"
 #include "src/snapshot/snapshot_file.h"
 #include "src/snapshot_memory.h"
+#include "src/snapshot_store.h"
 #include "src/uuid.h"
 
 namespace vireo {
@@ -34,6 +34,7 @@ struct Opened {
   std::string path;
   UniqueFd file;
   SnapshotFile snapshot;
+  MemoryFile memory;  // of its own, if it has one
 };
 
 Result<Opened> open(const std::string& path) {
@@ -47,15 +48,22 @@ Result<Opened> open(const std::string& path) {
   if (auto sections = SnapshotReader::create(opened.snapshot.sections()); !sections) {
     return std::unexpected(std::move(sections).error().context(path));
   }
+  auto memory = open_memory_file(opened.snapshot, path);
+  if (!memory) {
+    return std::unexpected(std::move(memory).error().context(path));
+  }
+  opened.memory = std::move(*memory);
   return opened;
 }
 
 Result<MemoryLayer> layer_of(const Opened& opened) {
-  auto layer = layer_of(opened.snapshot, opened.file.get());
+  const bool apart = !opened.memory.path.empty();
+  auto layer = layer_of(opened.snapshot, opened.file.get(),
+                        (apart ? opened.memory.file : opened.file).get());
   if (!layer) {
     return std::unexpected(std::move(layer).error().context(opened.path));
   }
-  layer->path = opened.path;
+  layer->path = apart ? opened.memory.path : opened.path;
   return layer;
 }
 
@@ -114,19 +122,22 @@ Result<> show(const SnapshotCommand& command) {
         {"memory_bytes", facts.pages * kImagePage},
         {"data_bytes", data},
         {"stored_bytes", opened.snapshot.memory().size},
+        {"memory_file", opened.memory.path.empty() ? nlohmann::ordered_json(nullptr)
+                                                   : nlohmann::ordered_json(opened.memory.path)},
         {"zero_bytes", zero},
         {"absent_bytes", absent},
         {"sections", sections}};
     return print(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   }
   std::string text = fmt::format(
-      "kind       {}{}\nuuid       {}\n{}created    {}\nmemory     {} bytes: {} data{}, {} zero, "
-      "{} "
-      "as in the parent\n",
+      "kind       {}{}\nuuid       {}\n{}created    {}\n{}memory     {} bytes: {} data{}, {} "
+      "zero, {} as in the parent\n",
       facts.diff ? "diff" : "full", is_sealed(opened.file.get()) ? ", sealed" : "",
       uuid_text(facts.uuid),
       facts.diff ? fmt::format("parent     {}\n", uuid_text(facts.parent)) : "",
-      utc_text(facts.created_ns), facts.pages * kImagePage, data,
+      utc_text(facts.created_ns),
+      opened.memory.path.empty() ? "" : fmt::format("its file   {}\n", opened.memory.path),
+      facts.pages * kImagePage, data,
       facts.compressed ? fmt::format(" (compressed to {})", opened.snapshot.memory().size) : "",
       zero, absent);
   for (const SnapshotSection& section : opened.snapshot.sections()) {
@@ -178,41 +189,6 @@ Result<> check_chain(std::span<const Opened> chain) {
   return {};
 }
 
-/// Writes a snapshot into its empty file; what `facts` say of compression is done.
-Result<> write_snapshot(const SnapshotFacts& facts, std::span<const SnapshotSection> sections,
-                        std::span<const MemoryLayer> layers, UnpublishedFile& file,
-                        const std::string& path) {
-  const MergedMemory merged = plan_merge(layers, facts.pages);
-  const std::vector<std::byte> table = encode_page_table(merged.runs);
-  const std::uint64_t places = merged.places;
-  Progress progress(path, count_of(merged.runs, PageKind::kData));
-  const PagesDone done = [&](std::uint64_t pages) { progress.add(pages); };
-  if (!facts.compressed) {
-    const std::uint64_t offset = snapshot_memory_offset(facts.pages);
-    TRY_ASSIGN(const std::vector<std::uint64_t> checksums,
-               write_merged(merged, layers, file.fd(), offset, done));
-    TRY(write_snapshot_file(
-        file.fd(), facts, sections,
-        {.page_table = table, .page_checksums = std::as_bytes(std::span(checksums))},
-        {.offset = offset, .size = places * kImagePage, .pages = places}));
-  } else {
-    const std::uint64_t offset = snapshot_memory_offset(
-        sections, table.size(), places * sizeof(std::uint64_t), frame_table_size(places));
-    TRY_ASSIGN(const CompressedMemory memory,
-               write_compressed(merged, layers, file.fd(), offset, done));
-    const std::vector<std::byte> frames = encode_frame_table(memory.frames);
-    TRY(write_snapshot_file(file.fd(), facts, sections,
-                            {.page_table = table,
-                             .page_checksums = std::as_bytes(std::span(memory.checksums)),
-                             .frame_table = frames},
-                            {.offset = offset, .size = memory.size, .pages = places}));
-  }
-  if (::fsync(file.fd()) < 0) {
-    return fail_errno(errno, path);
-  }
-  return file.replace();
-}
-
 Result<> merge(const SnapshotCommand& command) {
   std::vector<Opened> chain;
   std::vector<MemoryLayer> layers;
@@ -227,12 +203,13 @@ Result<> merge(const SnapshotCommand& command) {
   SnapshotFacts facts = last.facts();
   facts.diff = false;
   facts.compressed = false;
+  facts.memory_file = false;
   facts.parent = {};
-  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(command.output, kMode));
-  return write_snapshot(facts, last.sections(), layers, file, command.output);
+  return store_snapshot({.facts = facts, .sections = last.sections(), .layers = layers}, kMode,
+                        command.output);
 }
 
-// compress, decompress
+// compress, decompress, split
 // -----------------------------------------------------------------------------
 
 /// The same snapshot, its memory stored in another way: in the place of `path`, or elsewhere.
@@ -241,14 +218,15 @@ Result<> store_anew(const SnapshotCommand& command, const std::string& path) {
   TRY_ASSIGN(const MemoryLayer layer, layer_of(opened));
   SnapshotFacts facts = opened.snapshot.facts();
   facts.compressed = command.verb == "compress";
-  const std::string& target = command.output.empty() ? path : command.output;
-  TRY_ASSIGN(UnpublishedFile file, UnpublishedFile::create(target, kMode));
+  facts.memory_file = command.verb == "split";
   struct stat status = {};
-  if (command.output.empty() && (::fstat(opened.file.get(), &status) < 0 ||
-                                 ::fchmod(file.fd(), status.st_mode & 07777U) < 0)) {
+  if (::fstat(opened.file.get(), &status) < 0) {
     return fail_errno(errno, path);
   }
-  return write_snapshot(facts, opened.snapshot.sections(), std::span(&layer, 1), file, target);
+  return store_snapshot(
+      {.facts = facts, .sections = opened.snapshot.sections(), .layers = std::span(&layer, 1)},
+      command.output.empty() ? status.st_mode & 07777U : kMode,
+      command.output.empty() ? path : command.output);
 }
 
 Result<> store_anew(const SnapshotCommand& command) {
@@ -265,6 +243,10 @@ Result<> store_anew(const SnapshotCommand& command) {
 Result<> seal(const SnapshotCommand& command) {
   TRY(verify(command));
   for (const std::string& path : command.files) {
+    TRY_ASSIGN(const Opened opened, open(path));
+    if (!opened.memory.path.empty()) {
+      TRY(seal_file(opened.memory.path));
+    }
     TRY(seal_file(path));
   }
   return {};

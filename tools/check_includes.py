@@ -31,7 +31,7 @@ ALLOWED = {
 DEVICE = CORE | {"devices/pci", "devices/virtio"}
 # The top of src, from the uppermost down: each may include those after it.
 TOP = ["main", "options", "doctor", "doctor_kvm", "doctor_ring", "doctor_memory", "doctor_host",
-       "doctor_sandbox", "doctor_checks", "doctor_speed", "ctl", "ctl_print", "ctl_snapshot", "ctl_client", "ctl_command", "disk_command", "snapshot_command", "seal", "progress", "control", "control_verbs", "drive", "snapshot_verb", "http",
+       "doctor_sandbox", "doctor_checks", "doctor_speed", "ctl", "ctl_print", "ctl_snapshot", "ctl_client", "ctl_command", "disk_command", "snapshot_command", "snapshot_store", "seal", "progress", "control", "control_verbs", "drive", "snapshot_verb", "http",
        "machine_build", "machine_end", "machine_memory", "machine_metrics", "machine_restore", "machine_snapshot", "machine", "restore", "snapshot_memory", "snapshot_job", "disk_checkpoint", "memory_save", "change_log", "saved_disks", "saved_machine", "metrics", "profile", "exit_report", "guest_steps",
        "device_arguments", "device_set", "disks", "volume", "cloud_seed", "helper_program", "io_threads", "pci_host", "ready_text", "supervisor", "events", "sandbox", "empty_root", "landlock", "sandbox_paths", "allowed_paths",
        "pid_file", "report_file", "timeline", "config_toml", "config_print", "toml", "config_option", "option_words", "config_keys", "config_disks", "config_limits", "config_validate", "config_rate_limit",

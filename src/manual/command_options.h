@@ -311,7 +311,8 @@ inline constexpr auto kDiskOptions = std::to_array<Option>({
 inline constexpr auto kSnapshotOptions = std::to_array<Option>({
     {.name = "--output",
      .value = "FILE",
-     .help = "of merge: the snapshot that it makes; of (de)compress: not in its own place but here",
+     .help = "of merge: the snapshot that it makes; of (de)compress and split: not in its own "
+             "place but here",
      .completes = Completes::kPath},
     {.name = "--json", .value = nullptr, .help = "of info: for programs"},
 });

@@ -53,7 +53,7 @@ inline constexpr auto kDiskArguments = std::to_array<Argument>({
 });
 
 inline constexpr auto kSnapshotArguments = std::to_array<Argument>({
-    {"VERB", "info, verify, merge, compress, decompress or seal", Completes::kNothing, true},
+    {"VERB", "info, verify, merge, compress, decompress, split or seal", Completes::kNothing, true},
     {"FILE", "of info: one; of merge: a full one, and diffs in their order", Completes::kPath,
      true},
 });
@@ -228,7 +228,8 @@ inline constexpr auto kCommands = std::to_array<Command>({
      .purpose =
          "Tells what a snapshot holds (info), whether every byte of it is as it was written\n"
          "(verify), makes one of a full snapshot and diffs to it (merge), stores its memory\n"
-         "compressed (compress) or not (decompress), or has the kernel guard it (seal).",
+         "compressed (compress), not so (decompress) or in a raw file beside it (split), or has\n"
+         "the kernel guard it (seal).",
      .arguments = kSnapshotArguments,
      .options = kSnapshotOptions,
      .examples = kSnapshotExamples,
@@ -238,6 +239,8 @@ inline constexpr auto kCommands = std::to_array<Command>({
          "whole.\n"
          "A compressed one (zstd) is the same snapshot, and may be given wherever one is wanted;\n"
          "a VM that has the file mapped keeps the one that it has.\n"
+         "The raw file of a split one is FILE.mem: page n of guest memory at 4096 n. The two are\n"
+         "kept in one directory; decompress makes them one again.\n"
          "Nobody can write to a sealed one (fs-verity), and what its disk gives back wrongly is\n"
          "not read.",
      .statuses = kSnapshotStatuses},

@@ -248,6 +248,7 @@ inline constexpr auto kSnapshotInfoFields = std::to_array<Field>({
     {"memory_bytes", "integer", "Of the guest."},
     {"data_bytes", "integer", "Of these, what the file has."},
     {"stored_bytes", "integer", "What that takes in the file."},
+    {"memory_file", "string or null", "Where memory is, if not in the file itself."},
     {"zero_bytes", "integer", "What is zero."},
     {"absent_bytes", "integer", "What is as in the parent."},
     {"sections", "array", "One object for each."},

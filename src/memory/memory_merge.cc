@@ -163,7 +163,7 @@ class Cursor {
 
 }  // namespace
 
-MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages) {
+MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages, Places places) {
   std::vector<Cursor> cursors;
   for (const MemoryLayer& layer : layers) {
     cursors.emplace_back(layer.runs);
@@ -181,6 +181,7 @@ MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages
     if (cursors[layer].kind() == PageKind::kData) {
       // Few zero pages between data keep their places, for one mapping of them all.
       merged.places += zeros < kSqueezedPages ? zeros : 0;
+      merged.places = places == Places::kRaw ? page : merged.places;
       zeros = 0;
       run.kind = PageKind::kData;
       run.position = merged.places;
@@ -200,6 +201,7 @@ MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages
       cursor.advance(count);
     }
   }
+  merged.places = places == Places::kRaw ? pages : merged.places;
   return merged;
 }
 

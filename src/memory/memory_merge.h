@@ -34,9 +34,15 @@ struct MergedMemory {
   std::vector<Source> sources;  ///< of all pages of data, by merged_place
   std::uint64_t places = 0;
 };
+/// Which place a page gets.
+enum class Places : std::uint8_t {
+  kDense,  ///< one behind the other; zero pages have none, but for few between others
+  kRaw,    ///< its number, as memory itself has it
+};
 /// Of layers that cover `pages` pages; those that none has are absent. Its cost is by the number of
 /// runs, as the layers may say that they are of any number of pages.
-MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages);
+MergedMemory plan_merge(std::span<const MemoryLayer> layers, std::uint64_t pages,
+                        Places places = Places::kDense);
 /// Writes it from `offset` of `file` on, an empty one; the checksums, by place. What is read is
 /// checked: errors name its file; kBadInput.
 Result<std::vector<std::uint64_t>> write_merged(const MergedMemory& merged,

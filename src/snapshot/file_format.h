@@ -29,6 +29,7 @@ inline constexpr std::uint64_t kPageSize = 4096;
 inline constexpr std::uint32_t kKindFull = 1;
 inline constexpr std::uint32_t kKindDiff = 2;
 inline constexpr std::uint32_t kFlagCompressed = 1;
+inline constexpr std::uint32_t kFlagMemoryFile = 2;  // memory is in a file of its own
 
 /// A piece of the file, and the checksum of its bytes.
 struct Extent {
@@ -53,7 +54,7 @@ struct Header {
   Extent page_checksums;
   Extent frame_table;
   le64 memory_offset;
-  le64 memory_size;   // bytes in the file
+  le64 memory_size;   // bytes in the file, or in that of its own
   le64 memory_pages;  // places in it, which page table and checksums count in
   std::array<std::byte, 3888> reserved;
   le64 checksum;  // of all before it

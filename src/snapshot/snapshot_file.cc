@@ -107,6 +107,7 @@ Result<> SnapshotFile::take_header(const Header& header, std::uint64_t file_size
   facts_ = {.architecture = header.architecture,
             .diff = header.kind == vsnap::kKindDiff,
             .compressed = (header.flags & vsnap::kFlagCompressed) != 0,
+            .memory_file = (header.flags & vsnap::kFlagMemoryFile) != 0,
             .uuid = header.uuid,
             .parent = header.parent,
             .created_ns = header.created_ns,
@@ -116,7 +117,8 @@ Result<> SnapshotFile::take_header(const Header& header, std::uint64_t file_size
   if (header.kind != vsnap::kKindFull && header.kind != vsnap::kKindDiff) {
     return bad(fmt::format("header: is of kind {}", std::uint32_t{header.kind}));
   }
-  if ((header.flags & ~vsnap::kFlagCompressed) != 0) {
+  if ((header.flags & ~(vsnap::kFlagCompressed | vsnap::kFlagMemoryFile)) != 0 ||
+      (facts_.compressed && facts_.memory_file)) {
     return bad(fmt::format("header: has flags {:#x}", std::uint32_t{header.flags}));
   }
   if (header.page_size != kPageSize || facts_.pages == 0 || facts_.pages > kPagesMax) {
@@ -124,6 +126,7 @@ Result<> SnapshotFile::take_header(const Header& header, std::uint64_t file_size
                            std::uint64_t{header.page_size}));
   }
   TRY(check_memory(file_size));
+  memory_.offset = facts_.memory_file ? 0 : memory_.offset;
   struct Table {
     std::string_view name;
     const Extent& extent;
@@ -135,7 +138,7 @@ Result<> SnapshotFile::take_header(const Header& header, std::uint64_t file_size
         Table{"a page table", header.page_table, kTableBytesMax},
         Table{"page checksums", header.page_checksums, memory_.pages * sizeof(std::uint64_t)},
         Table{"a frame table", header.frame_table, kTableBytesMax}}) {
-    if (!lies_before(extent, memory_.offset) || extent.size > most) {
+    if (!lies_before(extent, header.memory_offset) || extent.size > most) {
       return bad(fmt::format("header: has {} of {} bytes at {}", name, std::uint64_t{extent.size},
                              std::uint64_t{extent.offset}));
     }
@@ -147,7 +150,8 @@ Result<> SnapshotFile::check_memory(std::uint64_t file_size) const {
   const bool sound = memory_.offset % kPageSize == 0 && memory_.offset <= kPagesMax * kPageSize &&
                      memory_.size <= kPagesMax * kPageSize && memory_.pages <= kPagesMax &&
                      (facts_.compressed || memory_.pages == memory_.size / kPageSize);
-  const std::uint64_t end = memory_.offset + memory_.size;
+  // What is in another file is looked for there: open_memory_file().
+  const std::uint64_t end = memory_.offset + (facts_.memory_file ? 0 : memory_.size);
   if (sound && end > file_size) {
     return bad(fmt::format("is truncated: it has {} bytes of {}", file_size, end));
   }
@@ -176,7 +180,7 @@ Result<> SnapshotFile::read_sections(int fd) {
     // The tag stays in the table, which lives as long as the section.
     const auto* const text = static_cast<const char*>(static_cast<const void*>(entry_bytes.data()));
     const std::string_view tag(text, ::strnlen(text, entry.tag.size()));
-    if (!lies_before(entry.extent, memory_.offset)) {
+    if (!lies_before(entry.extent, header_.memory_offset)) {
       return std::unexpected(
           section_error(tag, entry.index, "lies outside the file's part for it"));
     }
@@ -243,7 +247,8 @@ Result<> write_snapshot_file(int fd, const SnapshotFacts& facts,
   header.format_version = vsnap::kFormatVersion;
   header.architecture = facts.architecture;
   header.kind = facts.diff ? vsnap::kKindDiff : vsnap::kKindFull;
-  header.flags = facts.compressed ? vsnap::kFlagCompressed : 0;
+  header.flags = (facts.compressed ? vsnap::kFlagCompressed : 0) |
+                 (facts.memory_file ? vsnap::kFlagMemoryFile : 0);
   header.uuid = facts.uuid;
   header.parent = facts.parent;
   header.created_ns = facts.created_ns;
@@ -270,7 +275,8 @@ Result<> write_snapshot_file(int fd, const SnapshotFacts& facts,
   TRY(write_at(fd, tables.frame_table, header.frame_table.offset));
   TRY(write_at(fd, std::as_bytes(std::span(&header, 1)), 0));
   // Holes at the end of memory belong to it.
-  if (::ftruncate(fd, static_cast<off_t>(memory.offset + memory.size)) < 0) {
+  const std::uint64_t size = memory.offset + (facts.memory_file ? 0 : memory.size);
+  if (::ftruncate(fd, static_cast<off_t>(size)) < 0) {
     return fail_errno(errno, "writing the snapshot");
   }
   return {};

@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/base/error.h"
@@ -23,15 +25,26 @@ using SnapshotUuid = std::array<std::uint8_t, 16>;
 /// What a header says about the machine and its memory.
 struct SnapshotFacts {
   std::uint32_t architecture = vsnap::kArchX86_64;
-  bool diff = false;        ///< has only what changed since `parent`
-  bool compressed = false;  ///< memory is in frames
+  bool diff = false;         ///< has only what changed since `parent`
+  bool compressed = false;   ///< memory is in frames
+  bool memory_file = false;  ///< memory is in a file of its own, which MemoryFileName names
   SnapshotUuid uuid = {};
   SnapshotUuid parent = {};
   std::uint64_t created_ns = 0;  ///< since the epoch
   std::uint64_t pages = 0;       ///< of guest memory, 4 KiB each
 };
 
-/// Where guest memory is in the file.
+/// The file beside the snapshot that has its memory, if one has: page n at 4096 n.
+struct MemoryFileName {
+  static constexpr std::string_view kTag = "memory-file";
+  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::size_t kNameMax = 255;
+  std::string name;  // in the snapshot's directory
+
+  void fields(auto& ar) { ar.text(name, kNameMax); }
+};
+
+/// Where guest memory is in its file.
 struct MemoryPlace {
   std::uint64_t offset = 0;  ///< a multiple of the page size
   std::uint64_t size = 0;    ///< bytes in the file
@@ -82,7 +95,8 @@ std::uint64_t snapshot_memory_offset(std::span<const SnapshotSection> sections,
                                      std::uint64_t page_table, std::uint64_t page_checksums,
                                      std::uint64_t frame_table);
 
-/// Writes all but memory, which is there already or still to come, and gives the file its length.
+/// Writes all but memory, which is there already or still to come, and gives the file its length:
+/// `memory` begins where it ends, if that is in another.
 /// What is in the file is its caller's to sync. Errors: kSystem, and kInternal where the parts do
 /// not fit in front of memory.
 Result<> write_snapshot_file(int fd, const SnapshotFacts& facts,

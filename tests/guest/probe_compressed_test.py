@@ -19,7 +19,7 @@ LONG = "60000"  # a timer of that many ms does not come
 DAMAGED, USAGE, MISSING = 65, 64, 66
 
 
-class Compressed(HoldTest):
+class Snapshots(HoldTest):
     def setUp(self):
         super().setUp()
         self.file = self.directory / "vm.vsnap"
@@ -50,6 +50,8 @@ class Compressed(HoldTest):
         self.check()
         self.quit()
 
+
+class Compressed(Snapshots):
     def test_it_is_the_same_snapshot(self):
         self.saved("--rng")
         memory = self.memory(self.file)
@@ -149,7 +151,7 @@ class Compressed(HoldTest):
         self.snapshot("compress", self.file)
         none = self.directory / "none.vsnap"
         for words, status, text in (
-                (("snapshot", "shrink", self.file), USAGE, "wants info, verify, merge, compress or decompress"),
+                (("snapshot", "shrink", self.file), USAGE, "wants info, verify, merge, compress, decompress, split or seal"),
                 (("snapshot", "compress", self.file, self.file, "--output", none), USAGE, "goes with one file"),
                 (("snapshot", "verify", self.file, "--output", none), USAGE, "only snapshot merge, compress"),
                 (("snapshot", "compress", none), MISSING, str(none)),

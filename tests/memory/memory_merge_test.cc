@@ -89,6 +89,30 @@ TEST_CASE("memory merge: few zero pages between data keep their places, many hav
   }
 }
 
+TEST_CASE("memory merge: raw, each page of data has the place of its number") {
+  const std::vector<PageRun> below = {{.kind = PageKind::kData, .count = 5, .position = 0},
+                                      {.kind = PageKind::kZero, .count = 600},
+                                      {.kind = PageKind::kData, .count = 3, .position = 5}};
+  const std::vector<PageRun> above = {{.kind = PageKind::kAbsent, .count = 4},
+                                      {.kind = PageKind::kData, .count = 2, .position = 0},
+                                      {.kind = PageKind::kAbsent, .count = 602}};
+  const std::vector<MemoryLayer> layers = {{.runs = below}, {.runs = above}};
+  const MergedMemory merged = plan_merge(layers, 608, Places::kRaw);
+  CHECK(merged.places == 608);
+  for (std::uint64_t page = 0; const PageRun& run : merged.runs) {
+    CHECK((run.kind != PageKind::kData || run.position == page));
+    page += run.count;
+  }
+  std::uint64_t pages = 0;
+  for (const MergedMemory::Source& source : merged.sources) {
+    CHECK(source.merged_place == source.place + (source.layer == 1  ? 4U
+                                                 : source.place < 5 ? 0U
+                                                                    : 600U));
+    pages += source.count;
+  }
+  CHECK(pages == 9);
+}
+
 TEST_CASE("memory merge: more pages than any machine has cost nothing") {
   // 1 PiB, as 128 runs of a file of a few KiB may say.
   const std::uint64_t pages = std::uint64_t{1} << 38;

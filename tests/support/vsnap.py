@@ -5,6 +5,7 @@
 usage: vsnap.py FILE [MEMORY]   prints header and sections, writes memory; exit 1 where FILE is damaged
 """
 import ctypes
+import os
 import struct
 import sys
 
@@ -71,20 +72,25 @@ class Snapshot:
         need(header[:8] == b"vsnap\r\n\x1a", "magic")
         need(checksum_of(header[:0xff8]) == self.u64(header, 0xff8), "header")
         self.version, self.arch, self.kind, self.flags = struct.unpack_from("<4I", header, 8)
-        need(self.version == 1 and self.kind in (1, 2) and self.flags in (0, 1), "header")
+        need(self.version == 1 and self.kind in (1, 2) and self.flags in (0, 1, 2), "header")
         self.uuid, self.parent = header[0x18:0x28], header[0x28:0x38]
         self.created_ns, page, self.pages = struct.unpack_from("<3Q", header, 0x38)
         need(page == PAGE, "page size")
         self.memory, self.memory_size, self.places = struct.unpack_from("<3Q", header, 0xb0)
         need(self.memory % PAGE == 0, "memory's offset")
-        need(self.file.seek(0, 2) == self.memory + self.memory_size, "length")
-        self.sections = {}
+        inside = 0 if self.flags & 2 else self.memory_size
+        need(self.file.seek(0, 2) == self.memory + inside, "length")
+        self.sections, self.raw = {}, None
         table = self.extent(header, 0x50)
         for i in range(0, len(table), 64):
             tag = table[i:i + 16].rstrip(b"\0").decode()
             index, version = struct.unpack_from("<2I", table, i + 16)
             need((tag, index) not in self.sections, "a section twice")
             self.sections[tag, index] = (version, self.extent(table, i + 24))
+        if self.flags & 2:
+            name = Fields(self.sections["memory-file", 0][1]).text()
+            self.raw = open(os.path.join(os.path.dirname(path), name), "rb")
+            need(self.raw.seek(0, 2) == self.memory_size == PAGE * self.pages, "the file of memory")
         runs = self.extent(header, 0x68)
         self.runs = [struct.unpack_from("<2IQ", runs, i) for i in range(0, len(runs), 16)]
         need(sum(count for _, count, _ in self.runs) == self.pages, "page table")
@@ -119,6 +125,9 @@ class Snapshot:
     def page_at(self, place):
         """The page that has this place."""
         if self.frames is None:
+            if self.flags & 2:
+                self.raw.seek(PAGE * place)
+                return self.raw.read(PAGE)
             return self.at(self.memory + PAGE * place, PAGE)
         number = place // self.of_frame
         if self.frame[0] != number:

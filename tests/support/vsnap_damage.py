@@ -61,9 +61,10 @@ class File:
                          for (tag, index), (version, content) in whole.sections.items()]
         self.tables = {at: bytearray(whole.extent(self.header, at)) for at in TABLES}
         self.offset = whole.memory
-        self.memory = bytearray(whole.at(whole.memory, whole.memory_size))
+        self.memory = bytearray(whole.at(whole.memory, 0 if whole.flags & 2 else whole.memory_size))
         self.pages = whole.pages
-        whole.file.close()
+        for file in filter(None, (whole.file, whole.raw)):
+            file.close()
 
     def copy(self):
         """Another one with parts of its own, but for memory, which only change_page() changes."""
