@@ -47,6 +47,7 @@ std::string describe_kvm_error(const kvm_run& run) {
 Result<> prepare_vcpu_signal() {
   struct sigaction action = {};
   action.sa_handler = ignore_kick;
+  action.sa_flags = SA_RESTART;  // KVM_RUN returns EINTR all the same, and no other call has to
   if (::sigaction(kick_signal(), &action, nullptr) < 0) {
     return fail_errno(errno, "sigaction for the vCPU signal");
   }
