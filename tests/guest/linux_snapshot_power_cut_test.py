@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot's name after the power of the machine was cut while vireo saved, merged or compressed over it: it
+"""A snapshot's name after the power of the machine was cut while vireo saved, merged or stored it in another way: it
 has the one from before or the new one, whole, and the new one as soon as the command has said so.
 
 Done as linux_power_cut_test.py does it: the writes to the disk below the file system are logged and
 replayed. A second disk, on which no fsync is made although each is said to be, has to lose some, or nothing
 was tested. Wants root, on a machine that is ours alone: the test host. The guest is the probe.
 """
+import functools
 import json
 import os
 import pathlib
@@ -66,7 +67,7 @@ class PowerCut(HoldTest):
     def kind(self, file):
         """What it was written as."""
         shown = json.loads(self.done("snapshot", "info", file, "--json"))
-        return shown["uuid"], shown["compressed"]
+        return shown["uuid"], shown["compressed"], shown["memory_file"] is not None
 
     def save(self, disk, file, **options):
         """The kinds of snapshots, each over the one before; each has a mark behind it."""
@@ -94,20 +95,22 @@ class PowerCut(HoldTest):
             kinds.append(self.kind(file))
         return kinds
 
-    def compress(self, disk, file, **options):
-        """The same of one that is compressed, and then decompressed and compressed in its place."""
+    def store(self, verb, disk, file, **options):
+        """The same of one that is stored in another way and back, in its place."""
         self.start_vm(self.config())
         source = disk.mount_point / "source.vsnap"
         self.control("snapshot", source)
         self.end_vm()
         disk.mark("prepared")
-        self.done("snapshot", "compress", source, "--output", file, **options)
+        self.done("snapshot", verb, source, "--output", file, **options)
         disk.mark("0")
         kinds = [self.kind(file)]
         for number in range(1, ROUNDS):
-            self.done("snapshot", "decompress" if number % 2 else "compress", file, **options)
+            self.done("snapshot", "decompress" if number % 2 else verb, file, **options)
             disk.mark(str(number))
             kinds.append(self.kind(file))
+            if number % 2:
+                pathlib.Path(f"{file}.mem").unlink(missing_ok=True)
         return kinds
 
     def wrong_at(self, disk, file, allowed):
@@ -167,7 +170,10 @@ class PowerCut(HoldTest):
         self.both(self.merge)
 
     def test_compressing(self):
-        self.both(self.compress)
+        self.both(functools.partial(self.store, "compress"))
+
+    def test_splitting(self):
+        self.both(functools.partial(self.store, "split"))
 
 
 if __name__ == "__main__":
