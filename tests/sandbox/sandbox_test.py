@@ -48,7 +48,7 @@ FORBIDDEN = {
 FORBIDDEN_TO_VCPUS = {
     "io_uring_enter": (426, 0), "unlinkat": (263, 0), "renameat": (264, 0), "openat below a directory": (257, 3, 0),
     "openat2 below a directory": (437, 3, 0),
-    "close": (3, 99), "pread64": (17, 99), "TIOCGPGRP": (16, 0, TIOCGPGRP, 0), "shutdown": (48, 99),
+    "close": (3, 99), "TIOCGPGRP": (16, 0, TIOCGPGRP, 0), "shutdown": (48, 99),
     "pwritev2": (328, 99, 0), "ftruncate": (77, 99), "lseek": (8, 99), "statx": (332, 99), "BLKSSZGET": (16, 99, 0x1268),
     "a new memory slot": (16, 3, KVM_SET_USER_MEMORY_REGION, 0),
 }
@@ -59,7 +59,7 @@ OPERATIONS_IN_USE = (1, 2, 3, 6, 10, 11, 13, 14, 17, 22, 23)
 MARK = 0x6d61726b
 FORBIDDEN_TO_MAIN = {"running a vCPU": (16, 3, KVM_RUN, 0), "pwritev2": (328, 99, 0)}
 FORBIDDEN_TO_IO = {name: call for name, call in (FORBIDDEN_TO_VCPUS | FORBIDDEN_TO_MAIN).items()
-                   if call[0] not in (426, 328)}
+                   if call[0] not in (426, 328)} | {"pread64": (17, 99)}
 
 
 def ring_offsets():
