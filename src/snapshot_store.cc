@@ -23,6 +23,9 @@ namespace {
 /// 512 GiB. A raw file has a place, and so a checksum, for each page that the snapshot says it has.
 constexpr std::uint64_t kRawPagesMax = std::uint64_t{1} << 27;
 
+/// Of the file that has memory, behind the snapshot's name.
+constexpr const char* kMemorySuffix = ".mem";
+
 /// A file with a new name, into which a snapshot is written.
 struct Job {
   const SnapshotFacts& facts;
@@ -50,15 +53,15 @@ Result<> sync(const UnpublishedFile& file, const std::string& path) {
   return {};
 }
 
-Result<> write_plain(const Job& job) {
-  const std::uint64_t offset = snapshot_memory_offset(job.facts.pages);
+/// Memory from `offset` of `memory` on, the rest into the file, which has room for it up to `end`.
+Result<> write_pages(const Job& job, int memory, std::uint64_t offset, std::uint64_t end) {
   const std::uint64_t places = job.merged.places;
   TRY_ASSIGN(const std::vector<std::uint64_t> checksums,
-             write_merged(job.merged, job.layers, job.file, offset, job.done));
+             write_merged(job.merged, job.layers, memory, offset, job.done));
   return write_snapshot_file(
       job.file, job.facts, job.sections,
       {.page_table = job.page_table, .page_checksums = std::as_bytes(std::span(checksums))},
-      {.offset = offset, .size = places * kImagePage, .pages = places});
+      {.offset = end, .size = places * kImagePage, .pages = places});
 }
 
 Result<> write_packed(const Job& job) {
@@ -76,35 +79,32 @@ Result<> write_packed(const Job& job) {
                              {.offset = offset, .size = memory.size, .pages = places});
 }
 
-/// `memory` is the empty file for it.
-Result<> write_split(const Job& job, int memory) {
-  const std::uint64_t places = job.merged.places;
-  if (::ftruncate(memory, static_cast<off_t>(places * kImagePage)) < 0) {
-    return fail_errno(errno, "the file for memory");
-  }
-  TRY_ASSIGN(const std::vector<std::uint64_t> checksums,
-             write_merged(job.merged, job.layers, memory, 0, job.done));
-  const std::uint64_t end = snapshot_memory_offset(job.sections, job.page_table.size(),
-                                                   places * sizeof(std::uint64_t), 0);
-  return write_snapshot_file(
-      job.file, job.facts, job.sections,
-      {.page_table = job.page_table, .page_checksums = std::as_bytes(std::span(checksums))},
-      {.offset = end, .size = places * kImagePage, .pages = places});
+std::unexpected<Error> is_taken(const std::string& path) {
+  return fail(ErrorCode::kConfig,
+              path +
+                  ": is there already, and may be a snapshot's memory; wants it moved away, or "
+                  "another name (--output FILE)");
 }
 
 /// Memory is there before the snapshot that wants it, and never in the place of another's.
 Result<> store_split(const Job& job, mode_t mode, UnpublishedFile& file, const std::string& path) {
-  const std::string memory_path = path + ".mem";
+  const std::string memory_path = path + kMemorySuffix;
+  if (::access(memory_path.c_str(), F_OK) == 0) {
+    return is_taken(memory_path);
+  }
   TRY_ASSIGN(UnpublishedFile memory, create(memory_path, mode));
-  TRY(write_split(job, memory.fd()));
+  const std::uint64_t places = job.merged.places;
+  if (::ftruncate(memory.fd(), static_cast<off_t>(places * kImagePage)) < 0) {
+    return fail_errno(errno, memory_path);
+  }
+  TRY(write_pages(job, memory.fd(), 0,
+                  snapshot_memory_offset(job.sections, job.page_table.size(),
+                                         places * sizeof(std::uint64_t), 0)));
   TRY(sync(memory, memory_path));
   TRY(sync(file, path));
   TRY_ASSIGN(const bool published, memory.publish());
   if (!published) {
-    return fail(ErrorCode::kConfig,
-                memory_path +
-                    ": is there already, and may be a snapshot's memory; wants it moved "
-                    "away, or another name (--output FILE)");
+    return is_taken(memory_path);
   }
   Result<> replaced = file.replace();
   if (!replaced) {
@@ -127,7 +127,7 @@ Result<> store_snapshot(const StoredSnapshot& snapshot, mode_t mode, const std::
                 [](const SnapshotSection& section) { return section.tag == MemoryFileName::kTag; });
   SnapshotWriter names;
   if (facts.memory_file) {
-    names.add(0, MemoryFileName{std::filesystem::path(path + ".mem").filename().string()});
+    names.add(0, MemoryFileName{std::filesystem::path(path + kMemorySuffix).filename().string()});
     sections.push_back(names.sections().front());
   }
   TRY_ASSIGN(UnpublishedFile file, create(path, mode));
@@ -149,7 +149,8 @@ Result<> store_snapshot(const StoredSnapshot& snapshot, mode_t mode, const std::
   if (facts.memory_file) {
     return store_split(job, mode, file, path);
   }
-  TRY(facts.compressed ? write_packed(job) : write_plain(job));
+  const std::uint64_t offset = snapshot_memory_offset(facts.pages);
+  TRY(facts.compressed ? write_packed(job) : write_pages(job, file.fd(), offset, offset));
   TRY(sync(file, path));
   return file.replace();
 }
