@@ -25,8 +25,12 @@ class Corpus(HoldTest):
         self.disk.write_bytes(bytes(1 << 20))
 
     def unpacked(self, path):
+        """Beside its memory, where that has a file, by the name that is in it."""
         file = self.directory / path.stem
         file.write_bytes(lzma.decompress(path.read_bytes()))
+        memory = path.with_name(f"{path.stem}.mem.xz")
+        if memory.exists():
+            (self.directory / "split.vsnap.mem").write_bytes(lzma.decompress(memory.read_bytes()))
         return file
 
     def done(self, *words, **options):
@@ -52,20 +56,24 @@ class Corpus(HoldTest):
                 self.done("snapshot", "verify", file)
                 shown = json.loads(self.done("snapshot", "info", file, "--json"))
                 self.assertEqual((shown["format_version"], shown["memory_bytes"]), (version, 64 << 20))
+                self.assertEqual((shown["compressed"], shown["memory_file"] is not None),
+                                 ("-compress." in path.name, "-split." in path.name))
                 letters = 1
                 if shown["kind"] == "diff":
                     full = self.unpacked(path.with_name(path.name.replace("-diff", "-full")))
                     diff, file = file, self.directory / "merged.vsnap"
                     self.done("snapshot", "merge", full, diff, "--output", file)
                     letters = 2
-                for memory in ("map", "copy"):
+                for memory in ("fill" if shown["compressed"] else "map", "copy"):
                     self.goes_on(file, letters, "--memory", memory)
 
     def test_it_has_each_version(self):
         """What this vireo writes has been kept: the format, and each section."""
-        file = self.directory / "now.vsnap"
         config = self.directory / "vm.toml"
         for transport in ("mmio", "pci"):
+            here = self.directory / transport
+            here.mkdir()
+            now = here / "full.vsnap"
             config.write_text(f"""
                 [machine]
                 transport = "{transport}"
@@ -78,10 +86,14 @@ class Corpus(HoldTest):
             self.process = start("run", config, "--kernel", PROBE, "--cmdline", "probe=serial-irq", "--control",
                                  self.socket)
             self.lines_to("probe: serial_irq=ready")
-            self.control("snapshot", file, "--then", "stop")
+            self.control("snapshot", now, "--then", "stop")
             self.process.communicate()
-            kept = [self.versions(self.unpacked(path)) for path in CORPUS if path.match(f"*-{transport}-full.*")]
-            self.assertIn(self.versions(file), kept)
+            for form in ("full", "compress", "split"):
+                file = here / f"{form}.vsnap"
+                if form != "full":
+                    self.done("snapshot", form, now, "--output", file)
+                kept = [self.versions(self.unpacked(path)) for path in CORPUS if path.match(f"*-{transport}-{form}.*")]
+                self.assertIn(self.versions(file), kept, form)
 
 
 if __name__ == "__main__":

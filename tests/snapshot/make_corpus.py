@@ -62,8 +62,8 @@ def say(process, letter):
 
 
 def make(settings):
-    """Two files of a guest that has worked with its disk and sleeps until it is told something: whole after
-    one letter, and what changed until after the second."""
+    """Files of a guest that has worked with its disk and sleeps until it is told something: whole after one
+    letter, what changed until after the second, and the first in its other forms."""
     (DIRECTORY / "vm.toml").write_text(CONFIG.format(job=JOB, **settings), encoding="ascii")
     process = subprocess.Popen([VIREO, "run", "vm.toml", "--control", "vm.sock"], cwd=DIRECTORY, bufsize=0,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -80,7 +80,9 @@ def make(settings):
         process.wait()
     finally:
         reap(process)
-    return DIRECTORY / "full.vsnap", DIRECTORY / "diff.vsnap"
+    for form in ("compress", "split"):
+        subprocess.run([VIREO, "snapshot", form, "full.vsnap", "--output", f"{form}.vsnap"], cwd=DIRECTORY, check=True)
+    return [DIRECTORY / f"{name}.vsnap" for name in ("full", "diff", "compress", "split")]
 
 
 def packed(path):
@@ -102,10 +104,15 @@ def main(target, number):
         (DIRECTORY / "data.img").write_bytes(bytes(1 << 20))
         for file in make(settings):
             version, content = packed(file)
-            path = target / f"v{version}.{number}-{variant}-{file.stem}.vsnap.xz"
-            with open(path, "xb") as made:
-                made.write(content)
-            print(path, len(content))
+            contents = {f"{file.name}.xz": content}
+            memory = file.with_name(file.name + ".mem")
+            if memory.exists():
+                contents[f"{memory.name}.xz"] = lzma.compress(memory.read_bytes(), preset=9)
+            for name, content in contents.items():
+                path = target / f"v{version}.{number}-{variant}-{name}"
+                with open(path, "xb") as made:
+                    made.write(content)
+                print(path, len(content))
     shutil.rmtree(DIRECTORY)
 
 
