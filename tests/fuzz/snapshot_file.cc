@@ -6,6 +6,8 @@
 //   bit 0   all checksums are made right
 //   bit 1   the header is there without its reserved bytes; what follows begins behind them
 //   bit 2   the file has the length that its header says, and numbered pages where it was shorter
+//
+// Where memory is in a file of its own, that one has numbered pages.
 #include "src/snapshot/snapshot_file.h"
 
 #include <algorithm>
@@ -82,12 +84,31 @@ void mend_sections(std::span<std::byte> file, const Extent& table) {
   }
 }
 
+/// Each page begins with its number from `first` on.
+void number_pages(std::span<std::byte> pages, std::uint64_t first) {
+  for (std::size_t at = 0; at < pages.size(); at += kImagePage) {
+    put(pages.subspan(at), le64(first + at / kImagePage));
+  }
+}
+
+/// The file beside the snapshot. As that has it in all its places, each can be a page of the guest.
+std::vector<std::byte> memory_file_of(std::uint64_t size) {
+  std::vector<std::byte> memory(size);
+  number_pages(memory, 1);
+  return memory;
+}
+
 void mend_page_checksums(std::span<std::byte> file, const Header& header) {
   const std::span<std::byte> checksums = part(file, header.page_checksums);
   const std::uint64_t places = std::min<std::uint64_t>(checksums.size() / 8, kSizeMax / kImagePage);
+  std::vector<std::byte> beside;
+  if ((header.flags & vsnap::kFlagMemoryFile) != 0) {
+    beside = memory_file_of(places * kImagePage);
+  }
   for (std::uint64_t place = 0; place < places; ++place) {
     const std::span<std::byte> page =
-        part(file, header.memory_offset + place * kImagePage, kImagePage);
+        beside.empty() ? part(file, header.memory_offset + place * kImagePage, kImagePage)
+                       : part(beside, place * kImagePage, kImagePage);
     put(checksums.subspan(place * 8), le64(checksum(page)));
   }
 }
@@ -139,7 +160,8 @@ void mend_checksums(std::span<std::byte> file) {
 void mend_length(std::vector<std::byte>& file) {
   const auto header = get<Header>(file);
   const std::uint64_t begin = header.memory_offset;
-  const std::uint64_t size = header.memory_size;
+  const std::uint64_t size =
+      (header.flags & vsnap::kFlagMemoryFile) != 0 ? 0 : std::uint64_t{header.memory_size};
   if (begin > kSizeMax || size > kSizeMax - begin || begin + size < sizeof(Header)) {
     return;
   }
@@ -250,13 +272,19 @@ void check_unpacked(const GuestMemory& memory, const MemoryLayer& layer) {
   }
 }
 
-void restore_memory(int fd, std::span<std::byte> file, const SnapshotFile& snapshot,
+/// Where the snapshot's memory is.
+struct Memory {
+  int fd;
+  std::span<std::byte> bytes;  ///< all of that file's
+};
+
+void restore_memory(int fd, const Memory& from, const SnapshotFile& snapshot,
                     std::span<const PageRun> runs) {
   const MemoryPlace& place = snapshot.memory();
   const bool compressed = snapshot.facts().compressed;
   const Result<std::vector<std::byte>> bytes = snapshot.read_page_checksums(fd);
   const Result<std::vector<std::byte>> frame_bytes = snapshot.read_frame_table(fd);
-  MemoryLayer layer = {.file = fd, .offset = place.offset, .runs = {runs.begin(), runs.end()}};
+  MemoryLayer layer = {.file = from.fd, .offset = place.offset, .runs = {runs.begin(), runs.end()}};
   bool whole = sound(bytes) && bytes->size() == place.pages * sizeof(std::uint64_t);
   if (whole && compressed) {
     auto frames = sound(frame_bytes) ? decode_frame_table(*frame_bytes, place.pages, place.size)
@@ -275,24 +303,33 @@ void restore_memory(int fd, std::span<std::byte> file, const SnapshotFile& snaps
       if (compressed) {
         check_unpacked(*memory, layer);
       } else {
-        check_pages(*memory, file, place.offset, runs);
+        check_pages(*memory, from.bytes, place.offset, runs);
       }
     }
   }
   if (compressed) {
     return;
   }
-  clear_free_places(fd, file, place, runs);
+  clear_free_places(from.fd, from.bytes, place, runs);
   const auto memory = memory_of(snapshot.facts().pages);
-  CHECK(map_memory_image(*memory, fd, place.offset, runs));
-  check_pages(*memory, file, place.offset, runs);
+  CHECK(map_memory_image(*memory, from.fd, place.offset, runs));
+  check_pages(*memory, from.bytes, place.offset, runs);
+}
+
+UniqueFd new_file(const char* name) {
+  return UniqueFd(::memfd_create(name, MFD_CLOEXEC));
+}
+
+void fill(int fd, std::span<const std::byte> bytes) {
+  CHECK(::ftruncate(fd, 0) == 0);
+  CHECK(::pwrite(fd, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
 }
 
 void use(int fd, std::span<std::byte> file, const SnapshotFile& snapshot) {
   const SnapshotFacts& facts = snapshot.facts();
   const MemoryPlace& place = snapshot.memory();
   CHECK(facts.pages > 0 && place.offset % kImagePage == 0);
-  CHECK(place.offset + place.size == file.size());
+  CHECK(facts.memory_file ? place.offset == 0 : place.offset + place.size == file.size());
   if (Result<SnapshotReader> reader = SnapshotReader::create(snapshot.sections()); sound(reader)) {
     CHECK(sound(reader->finish()) == snapshot.sections().empty());
   }
@@ -304,7 +341,14 @@ void use(int fd, std::span<std::byte> file, const SnapshotFile& snapshot) {
   CHECK(std::ranges::equal(encode_page_table(*runs), snapshot.page_table()));
   if (facts.pages <= kPagesMax &&
       std::ranges::find(*runs, PageKind::kAbsent, &PageRun::kind) == runs->end()) {
-    restore_memory(fd, file, snapshot, *runs);
+    if (!facts.memory_file) {
+      restore_memory(fd, {.fd = fd, .bytes = file}, snapshot, *runs);
+    } else if (place.size <= kSizeMax) {
+      std::vector<std::byte> memory = memory_file_of(place.size);
+      static const UniqueFd beside = new_file("memory");
+      fill(beside.get(), memory);
+      restore_memory(fd, {.fd = beside.get(), .bytes = memory}, snapshot, *runs);
+    }
   }
 }
 
@@ -316,9 +360,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::span input = std::as_bytes(std::span(data, size));
   const std::uint8_t what = input.empty() ? 0 : data[0];
   std::vector<std::byte> file = file_of(what, input.subspan(input.empty() ? 0 : 1));
-  static const UniqueFd fd(::memfd_create("snapshot", MFD_CLOEXEC));
-  CHECK(::ftruncate(fd.get(), 0) == 0);
-  CHECK(::pwrite(fd.get(), file.data(), file.size(), 0) == static_cast<ssize_t>(file.size()));
+  static const UniqueFd fd = new_file("snapshot");
+  fill(fd.get(), file);
   if (const Result<SnapshotFile> snapshot = SnapshotFile::read(fd.get()); sound(snapshot)) {
     use(fd.get(), file, *snapshot);
   }

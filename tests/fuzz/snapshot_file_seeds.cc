@@ -35,6 +35,7 @@ struct Seed {
 std::vector<std::byte> file_of(const Seed& seed) {
   const UniqueFd fd(::memfd_create("seed", MFD_CLOEXEC));
   const std::vector<std::byte> page(vsnap::kPageSize);
+  const bool memory_file = seed.facts.memory_file;
   std::vector<std::uint64_t> checksums(seed.places, checksum(page));
   const std::vector<std::byte> table = encode_page_table(seed.runs);
   const std::uint64_t size =
@@ -44,7 +45,7 @@ std::vector<std::byte> file_of(const Seed& seed) {
                              .page_checksums = std::as_bytes(std::span(checksums)),
                              .frame_table = seed.frames},
                             {.offset = kMemory, .size = size, .pages = seed.places}));
-  std::vector<std::byte> file(kMemory + size);
+  std::vector<std::byte> file(kMemory + (memory_file ? 0 : size));
   CHECK(read_full_at(fd.get(), file, 0));
   std::ranges::copy(seed.memory, file.begin() + kMemory);
   return file;
@@ -134,6 +135,13 @@ int main(int argc, char** argv) {
   write("compressed-backwards", 7, short_of(file_of(packed)));
   packed.frames.pop_back();
   write("compressed-table", 7, short_of(file_of(packed)));
+  // Each page at its own place, in another file.
+  const Seed split = {.facts = {.memory_file = true, .pages = 5},
+                      .sections = {{.tag = "memory-file", .version = 1, .bytes = bytes}},
+                      .runs = {data(1, 0), zeros, data(1, 4)},
+                      .places = 5};
+  write("split", 0, file_of(split));
+  write("split-mended", 1, file_of(split));
   write("twice", 7,
         short_of(file_of({.facts = {.pages = 3},
                           .sections = {{.tag = "serial", .version = 1, .bytes = bytes},
