@@ -231,6 +231,17 @@ void DiskCheckpoint::go_on(Config& config) {
   }
 }
 
+std::string DiskCheckpoint::still_frozen() const {
+  std::string text;
+  if (mode_ == DisksAtSnapshot::kFreeze) {
+    for (const Part& part : parts_) {
+      text +=
+          fmt::format("; disk {} stays frozen, and goes on in {}", quoted(part.id), part.new_path);
+    }
+  }
+  return text;
+}
+
 Result<> DiskCheckpoint::sync() const {
   for (const Part& part : parts_) {
     for (const int file : {part.written, part.copy.get(), part.made.file.fd.get()}) {

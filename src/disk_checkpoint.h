@@ -53,6 +53,9 @@ class DiskCheckpoint {
   /// Behind take(), while devices stand still: the machine goes on upon the overlays, which
   /// `config` tells from then on. On the device set's thread.
   void go_on(Config& config);
+  /// Behind go_on(), for the end of the line that says why there is no snapshot all the same:
+  /// which disks stay frozen; nothing where none does. Any thread.
+  std::string still_frozen() const;
   /// What the snapshot needs is on its disk. Any thread.
   Result<> sync() const;
 

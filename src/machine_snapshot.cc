@@ -182,6 +182,10 @@ void Machine::on_captured(Result<> captured) {
   if (snapshot_result_) {
     snapshot_->finish([this](Result<> finished) {
       snapshot_result_ = std::move(finished);
+      if (!snapshot_result_) {
+        const Error& error = snapshot_result_.error();
+        snapshot_result_ = fail(error.code(), error.message() + snapshot_->disks().still_frozen());
+      }
       reactor_->post(snapshot_done_task_);
     });
   } else {

@@ -35,13 +35,13 @@ class Faults(InDirectory):
         self.devices = contextlib.ExitStack()
         self.addCleanup(self.devices.close)
 
-    def host_disk(self, name, *, file_system=False):
+    def host_disk(self, name, *, file_system=False, size=SIZE):
         """A device of device mapper's, and the table that makes it one without faults."""
-        disk = self.image(f"{name}.disk", SIZE)
+        disk = self.image(f"{name}.disk", size)
         if file_system:
             subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-b", str(BLOCK), "-m", "0", disk], check=True)
         loop = self.devices.enter_context(loop_device(disk))
-        sound = [f"{SIZE // SECTOR} linear {loop} 0"]
+        sound = [f"{size // SECTOR} linear {loop} 0"]
         device = self.devices.enter_context(MappedDevice(f"vireo-{os.getpid()}-{name}", sound))
         if file_system:
             (self.directory / name).mkdir()
@@ -194,6 +194,33 @@ class Faults(InDirectory):
             self.assertEqual(run(*words).status, 0)
             self.read(disk, 1)
         self.guest.quit()
+
+    def test_a_snapshot_that_fails_when_its_disks_are_frozen(self):
+        """The guest has gone on upon overlays by then: they stay, and another snapshot can be had."""
+        size = 256 * MIB
+        target, loop, _ = self.host_disk("target", file_system=True, size=size)
+        image = self.image("image", 8 * MIB)
+        overlay, file = self.directory / "overlay", self.directory / "target/vm.vsnap"
+        self.boot(data=f'path = "{image}"')
+        self.write("data", 7, flush=True)
+        target.load([f"{size // SECTOR} flakey {loop} 0 0 3600 1 error_writes"])
+        words = ("ctl", self.control, "snapshot", file, "--disks", "freeze", "--disk-files", f"data={overlay}")
+        ended = run(*words)
+        self.assertEqual(ended.status, 1, ended)
+        self.assertIn(f'Input/output error; disk "data" stays frozen, and goes on in {overlay}\n', ended.errors)
+        self.assertEqual(list(file.parent.glob("vm*")), [])
+        disk, = json.loads(run("ctl", self.control, "config", "--json").output)["config"]["disk"]
+        self.assertEqual(disk["overlay"], str(overlay))
+        self.write("data", 8, flush=True)
+        self.read("data", 7)
+        after = self.directory / "after.vsnap"
+        ended = run("ctl", self.control, "snapshot", after, "--disks", "none", "--then", "stop")
+        self.assertEqual(ended.status, 0, ended)
+        self.guest.end()
+        self.assertEqual(run("snapshot", "verify", after).status, 0)
+        self.assertEqual(run("disk", "commit", overlay).status, 0)
+        data = (b"vireo\n" * BLOCK)[:BLOCK]
+        self.assertEqual(image.read_bytes()[7 * BLOCK:9 * BLOCK], data * 2)
 
 
 if __name__ == "__main__":
