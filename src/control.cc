@@ -215,9 +215,13 @@ void ControlConnection::close() {
   patience_.cancel();
   machine_.reactor().ring().cancel(read_op_);
   machine_.reactor().ring().cancel(write_op_);
-  // Operations in flight keep the file; it is the client that shall see the end now.
-  ::shutdown(socket_.get(), SHUT_RDWR);
-  socket_.reset();
+  if (finishing_) {
+    control_.keep(std::move(socket_));
+  } else {
+    // Operations in flight keep the file; it is the client that shall see the end now.
+    ::shutdown(socket_.get(), SHUT_RDWR);
+    socket_.reset();
+  }
   control_.collect_later();
 }
 
@@ -293,7 +297,7 @@ void Control::collect_later() {
   machine_.reactor().post(collect_task_);
 }
 
-void Control::finish() {
+std::vector<UniqueFd> Control::finish() {
   finishing_ = true;
   machine_.reactor().ring().cancel(accept_op_);
   accept_timer_.cancel();
@@ -310,6 +314,7 @@ void Control::finish() {
   }
   machine_.reactor().drain(kFinishNs);
   clients_ = {};
+  return std::move(kept_);
 }
 
 }  // namespace vireo

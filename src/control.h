@@ -16,6 +16,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -50,7 +52,8 @@ class ControlConnection final : public EventListener {
   void reply(const ControlReply& reply);
   /// Sends what is there and then no more; at the machine's end.
   void finish();
-  /// Ends it, whatever is still to be sent.
+  /// Ends it, whatever is still to be sent. At the machine's end the client sees that when
+  /// Control's owner lets its socket go.
   void close();
   /// Closed, and nothing of it is in flight.
   bool gone() const;
@@ -109,9 +112,10 @@ class Control {
 
   /// Begins to accept clients. On the reactor's thread, before it runs.
   void start();
-  /// Sends what is still to be sent, for a moment, and lets everybody go. After the reactor's
+  /// Sends what is still to be sent, for a moment, and returns everybody's sockets: who closes them
+  /// when the machine is gone tells clients that its memory and files are free. After the reactor's
   /// run().
-  void finish();
+  std::vector<UniqueFd> finish();
 
  private:
   friend class ControlConnection;
@@ -120,6 +124,7 @@ class Control {
   void on_accept(Op& op, Completion completion);
   void collect();
   void collect_later();
+  void keep(UniqueFd socket) { kept_.push_back(std::move(socket)); }
   void answered(std::uint64_t id, const ControlReply& reply);
 
   Machine& machine_;
@@ -131,6 +136,7 @@ class Control {
   bool finishing_ = false;
   std::uint64_t next_id_ = 1;
   std::array<std::unique_ptr<ControlConnection>, kClientsMax> clients_;
+  std::vector<UniqueFd> kept_;  // of those who were there at the end
 };
 
 }  // namespace vireo

@@ -89,6 +89,7 @@ Result<int> run_machine(const Config& config, const Build& build) {
   if (!config.control_path.empty()) {
     TRY_ASSIGN(listener, Control::listen(config.control_path));
   }
+  std::vector<UniqueFd> clients;  // outlive the machine: a client sees their end when that is gone
   TRY_ASSIGN(const std::unique_ptr<Machine> machine, build());
   std::optional<Control> control;
   std::vector<int> directories;
@@ -98,7 +99,7 @@ Result<int> run_machine(const Config& config, const Build& build) {
     }
     control.emplace(*machine, std::move(listener));
     machine->at_start([&control] { control->start(); });
-    machine->at_end([&control] { control->finish(); });
+    machine->at_end([&] { clients = control->finish(); });
   }
   TRY(machine->seal(directories));
   return machine->run();

@@ -53,6 +53,17 @@ class DiskCase(unittest.TestCase):
 
 
 class Disk(DiskCase):
+    def test_it_is_free_when_ctl_is_back(self):
+        """Whoever ends a VM can have the next one upon its disk at once."""
+        socket = self.directory / "vm.sock"
+        for _ in range(5):
+            process = start("run", "--kernel", PROBE, "--cmdline", "probe=echo acpi=off", "--disk",
+                            f"id=d,path={self.image}", "--control", socket)
+            self.addCleanup(reap, process)
+            while run("ctl", socket, "status").status != 0:
+                self.assertIsNone(process.poll(), process)
+            self.assertEqual(run("ctl", socket, "kill").status, 0)
+
     def test_threads_that_serve_queues(self):
         config = '[machine]\nio_threads = 2\nmemory = "64M"\n'
         for queues in (1, 4):
