@@ -149,6 +149,7 @@ class Snapshots(Cycles):
             cpus = {cpus}
             memory = "160M"
             transport = "{transport}"
+            {settings.pop("machine", "")}
             [rng]
             [[disk]]
             id = "data"
@@ -174,6 +175,28 @@ class Snapshots(Cycles):
 
     def test_four_vcpus_over_pci(self):
         self.written(4, "pci")
+
+    def test_reserved_huge_pages(self):
+        """Small pages are what a log of changes tells, whatever memory is made of."""
+        reserved = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+        self.addCleanup(reserved.write_text, reserved.read_text(encoding="ascii"), encoding="ascii")
+        reserved.write_text("80", encoding="ascii")
+        self.start(1, "mmio", machine='hugepages = "2M"\ntrack_dirty = true')
+        self.turns = 0
+        self.guest.do(WRITER + "true")
+        full, diff = self.directory / "full.vsnap", self.directory / "diff.vsnap"
+        self.control("snapshot", full, "--disks", "none")
+        self.look()
+        self.control("snapshot", diff, "--diff", "--then", "stop")
+        self.guest.end()
+        self.assertLess(diff.stat().st_blocks, full.stat().st_blocks // 2)
+        self.assertEqual(run("snapshot", "merge", full, diff, "--output", self.file).status, 0)
+        self.guest.begin("restore", self.file, "--control", self.socket)
+        self.look()
+        self.move("--standby")
+        self.look()
+        self.guest.do("[ ! -e /tmp/failed ] || { cat /tmp/failed; false; }")
+        self.guest.quit()
 
     def test_an_hour_in_between(self):
         """The guest's clocks have gone on, and its watchdogs do not take that for a lockup."""

@@ -13,7 +13,7 @@ import unittest
 SUPPORT = pathlib.Path(__file__).resolve().parents[1] / "support"
 sys.path.insert(0, str(SUPPORT))
 from probe_hold import HoldTest  # noqa: E402
-from vireo_process import run  # noqa: E402
+from vireo_process import run, said_on_terminal  # noqa: E402
 
 LONG = "60000"  # a timer of that many ms does not come
 DAMAGED, USAGE, MISSING = 65, 64, 66
@@ -52,6 +52,26 @@ class Snapshots(HoldTest):
 
 
 class Compressed(Snapshots):
+    def test_how_far_it_is(self):
+        """On a terminal, and gone at the end; elsewhere a command says nothing (snapshot())."""
+        config = self.directory / "vm.toml"
+        config.write_text("[machine]\ntrack_dirty = true\n", encoding="ascii")
+        diff, whole, split = (self.directory / f"{name}.vsnap" for name in ("diff", "whole", "split"))
+        self.start(f"{LONG} memory=8", config)
+        self.control("snapshot", self.file)
+        self.check()
+        self.control("snapshot", diff, "--diff", "--then", "stop")
+        self.process.communicate(timeout=30)
+        for words in (("verify", self.file), ("merge", self.file, diff, "--output", whole), ("compress", whole),
+                      ("verify", whole), ("decompress", whole), ("split", whole, "--output", split),
+                      ("verify", split)):
+            with self.subTest(words):
+                said = said_on_terminal("snapshot", *words)
+                percents = [int(percent) for percent in re.findall(r"\[#* *\] +(\d+) %", said)]
+                self.assertEqual((percents[0], percents[-1]), (0, 100), said)
+                self.assertEqual(percents, sorted(set(percents)))
+                self.assertTrue(said.endswith("\r\x1b[K"), said)
+
     def test_it_is_the_same_snapshot(self):
         self.saved("--rng")
         memory = self.memory(self.file)

@@ -227,6 +227,14 @@ class Snapshots(HoldTest):
         self.assertEqual(ended.status, DAMAGED, ended)
         self.assertIn("vireo snapshot merge", ended.errors)
 
+    def test_diffs_of_each_kind_of_memory(self):
+        config = self.directory / "vm.toml"
+        for key in ('hugepages = "transparent"', "mergeable = true", "prefault = true"):
+            with self.subTest(key):
+                config.write_text(f"[machine]\ntrack_dirty = true\n{key}\n", encoding="ascii")
+                self.start(f"{LONG} memory=8", config)
+                self.chain(self.snapshot("full.vsnap"), 2)
+
     def test_diffs_by_a_mapped_snapshot(self):
         """Found by the kernel, and by a look at each page where it cannot."""
         for others in ({}, {"preexec_fn": forbidding(IOCTL, errno.ENOTTY, {1: PAGEMAP_SCAN})}):

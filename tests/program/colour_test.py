@@ -3,14 +3,12 @@
 """Colour in messages: on a terminal that has colours, and nowhere else."""
 import os
 import pathlib
-import pty
-import subprocess
 import sys
 import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from vireo_process import PROBE, TIMEOUT, VIREO, run  # noqa: E402
+from vireo_process import PROBE, run, said_on_terminal  # noqa: E402
 
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 # The supervisor's socket is not there, which is a warning.
@@ -28,20 +26,7 @@ class Colour(unittest.TestCase):
         return {**kept, "NOTIFY_SOCKET": str(self.directory / "none"), **changes}
 
     def said(self, *words, **environment):
-        """What a terminal gets as stderr."""
-        ours, terminal = pty.openpty()
-        process = subprocess.Popen([VIREO, *map(str, words)], stdin=subprocess.DEVNULL, stderr=terminal,
-                                   stdout=subprocess.DEVNULL, env=self.environment(environment))
-        os.close(terminal)
-        text = b""
-        try:
-            while piece := os.read(ours, 4096):
-                text += piece
-        except OSError:  # EIO: nobody has the other end any more
-            pass
-        os.close(ours)
-        process.wait(TIMEOUT)
-        return text.decode().replace("\r\n", "\n")
+        return said_on_terminal(*words, env=self.environment(environment))
 
     def test_errors_of_commands(self):
         for words in (("run", "--kernel", "/nonexistent"), ("fly",), ("ctl", "/nonexistent", "status")):

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import pty
 import struct
 import subprocess
 
@@ -82,6 +83,23 @@ def forbidding_each(*rules):
         if libc.prctl(no_new_privs, 1, 0, 0, 0) or libc.prctl(set_seccomp, filter_mode, program):
             raise OSError(ctypes.get_errno(), "prctl")
     return install
+
+
+def said_on_terminal(*arguments, **options):
+    """What vireo says on a terminal that is its stderr."""
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen([VIREO, *map(str, arguments)], stdin=subprocess.DEVNULL, stderr=terminal,
+                               stdout=subprocess.DEVNULL, **options)
+    os.close(terminal)
+    text = b""
+    try:
+        while piece := os.read(ours, 4096):
+            text += piece
+    except OSError:  # EIO: nobody has the other end any more
+        pass
+    os.close(ours)
+    process.wait(TIMEOUT)
+    return text.decode().replace("\r\n", "\n")
 
 
 def start(*arguments, **options):
