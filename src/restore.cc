@@ -75,7 +75,29 @@ Result<> change_table(std::vector<Table>& tables, std::vector<Table> Config::* m
   return {};
 }
 
+/// Beside those that it was started without.
+Result<> hide_features(Config& config, const RestoreCommand::Change& change) {
+  const std::vector<OptionWord> words = split_option_words(change.text);
+  const auto is_name = [](const OptionWord& word) {
+    return !word.value && !word.key.empty() && !word.key.starts_with('-') &&
+           !word.key.starts_with('+');
+  };
+  if (words.empty() || !std::ranges::all_of(words, is_name)) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("{}: {}: wants names of features, as /proc/cpuinfo has them: "
+                            "avx512f,avx512dq",
+                            change.option, quoted(change.text)));
+  }
+  for (const OptionWord& word : words) {
+    config.machine.cpu_features.push_back("-" + word.key);
+  }
+  return {};
+}
+
 Result<> apply(Config& config, const RestoreCommand::Change& change) {
+  if (change.key == "machine.cpu_features") {
+    return hide_features(config, change);
+  }
   if (change.key == "disk") {
     return change_table(config.disks, &Config::disks, change);
   }

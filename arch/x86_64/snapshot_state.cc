@@ -41,8 +41,9 @@ Result<> check_features(const CpuidTable& guest, const CpuidTable& host) {
   if (!names.empty()) {
     return fail(ErrorCode::kBadInput,
                 fmt::format("the guest was started on a processor with {}, which this host's KVM "
-                            "does not offer; start it with these masked (machine.cpu_features), or "
-                            "mask them now where it does not use them",
+                            "does not offer; wants such a host, or --cpu-mask with their names "
+                            "where the guest does not use them; a VM that is to move starts "
+                            "without them (machine.cpu_features)",
                             names));
   }
   return {};

@@ -143,6 +143,12 @@ inline constexpr auto kRestoreOptions = std::to_array<Option>({
     {.name = "--stale-disk",
      .value = "ID,...",
      .help = "disks that are taken as they are, though they have moved on since"},
+    {.name = "--cpu-mask",
+     .value = "FEATURE,...",
+     .help =
+         "hides them from the guest, on a processor that lacks them; wants a guest that does not "
+         "use them",
+     .key = "machine.cpu_features"},
     {.name = "--memory",
      .value = "map|fill|copy",
      .help =

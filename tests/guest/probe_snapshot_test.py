@@ -15,6 +15,7 @@ import unittest
 
 SUPPORT = pathlib.Path(__file__).resolve().parents[1] / "support"
 sys.path.insert(0, str(SUPPORT))
+import vsnap_damage  # noqa: E402
 from probe_hold import HoldTest  # noqa: E402
 from vireo_process import TIMEOUT, forbidding, reap, run, start  # noqa: E402
 
@@ -367,6 +368,36 @@ class Snapshots(HoldTest):
         goes_on("--stale-disk", "data")
         ended = run("restore", self.file, "--stale-disk", "other")
         self.assertEqual(ended.status, USAGE, ended)
+
+    def test_a_processor_that_lacks_what_the_guest_was_shown(self):
+        """It is named; hidden, the guest goes on without it, and so do those that are made of it."""
+        self.start(LONG)
+        self.check()
+        self.control("snapshot", self.file, "--then", "stop")
+        self.process.communicate()
+        file = vsnap_damage.File(self.file)
+        cpuid = file.section(b"x86-cpuid")
+        features, = (at for at in range(4, len(cpuid), 40) if cpuid[at:at + 4] == b"\1\0\0\0")
+        cpuid[features + 24 + 3] |= 0x40  # EDX of leaf 1, bit 30: ia64
+        self.file.write_bytes(file.bytes())
+        ended = run("restore", self.file)
+        self.assertEqual((ended.status, ended.errors.count("\n")), (DAMAGED, 1), ended)
+        for part in (str(self.file), " with ia64, which ", "--cpu-mask"):
+            self.assertIn(part, ended.errors)
+        for wrong in ("-ia64", "", "warp", "ia64=1"):
+            ended = run("restore", self.file, f"--cpu-mask={wrong}")
+            self.assertIn(ended.status, (64, 78), ended)
+            self.assertEqual(ended.errors.count("\n"), 1, ended)
+        self.begin("restore", self.file, "--cpu-mask", "ia64")
+        self.check()
+        again = self.directory / "again.vsnap"
+        self.control("snapshot", again, "--then", "stop")
+        self.process.communicate()
+        checks = self.checks
+        self.begin("restore", again)
+        self.checks = checks
+        self.check()
+        self.quit()
 
     def test_a_file_that_is_no_whole_snapshot_is_refused(self):
         self.start(LONG)
