@@ -79,7 +79,7 @@ Result<> write_packed(const Job& job) {
                              {.offset = offset, .size = memory.size, .pages = places});
 }
 
-std::unexpected<Error> is_taken(const std::string& path) {
+std::unexpected<Error> taken(const std::string& path) {
   return fail(ErrorCode::kConfig,
               path +
                   ": is there already, and may be a snapshot's memory; wants it moved away, or "
@@ -90,7 +90,7 @@ std::unexpected<Error> is_taken(const std::string& path) {
 Result<> store_split(const Job& job, mode_t mode, UnpublishedFile& file, const std::string& path) {
   const std::string memory_path = path + kMemorySuffix;
   if (::access(memory_path.c_str(), F_OK) == 0) {
-    return is_taken(memory_path);
+    return taken(memory_path);
   }
   TRY_ASSIGN(UnpublishedFile memory, create(memory_path, mode));
   const std::uint64_t places = job.merged.places;
@@ -104,7 +104,7 @@ Result<> store_split(const Job& job, mode_t mode, UnpublishedFile& file, const s
   TRY(sync(file, path));
   TRY_ASSIGN(const bool published, memory.publish());
   if (!published) {
-    return is_taken(memory_path);
+    return taken(memory_path);
   }
   Result<> replaced = file.replace();
   if (!replaced) {
